@@ -1,0 +1,48 @@
+"""Errors a user can act on, and the two helpers that make them: name lookup and settings override.
+
+Knows nothing of models, tasks or statistics. Everything may import it; it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class UserError(Exception):
+    """Unusable input. The message is one line that names the thing, the value and the next move.
+
+    The command line prints it without a traceback and exits 2.
+    """
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean 'x'?' for the nearest known name, else '; known: a, b, c'."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {next(n for n in names if n.lower() == near[0])!r}?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"; known: {shown}" if names else ""
+
+
+def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
+    """The entry called `name`. Raises UserError with the nearest known name."""
+    try:
+        return table[name]
+    except KeyError:
+        raise UserError(f"no {kind} named {name!r}{suggest(name, table)}") from None
+
+
+def override(settings: S, changes: Mapping[str, object]) -> S:
+    """A copy of the frozen dataclass `settings` with `changes`; unknown names are refused."""
+    known = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            raise UserError(f"unknown setting {name!r} of {type(settings).__name__}{suggest(name, known)}")
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
