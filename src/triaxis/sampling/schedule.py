@@ -1,0 +1,80 @@
+"""The decoding protocol as data, and how many tokens each denoising step commits.
+
+Knows nothing of networks. Source: LLaDA generate.py (get_num_transfer_tokens).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from triaxis.errors import UserError, suggest
+
+_CHOICES = {
+    "remasking": ("low_confidence", "random"),
+    "cache": ("none", "prefix", "dual"),
+    "stop": ("canvas", "eos_block"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decode:
+    """How a completion is denoised. Lengths are tokens; `steps` counts the whole completion, not a block.
+
+    temperature: 0 is greedy; above, Gumbel noise on the logits. remasking: which positions stay hidden.
+    cfg_scale: classifier-free guidance, u + (s + 1)(c - u). stop: "canvas" denoises everything,
+    "eos_block" ends a row after the block in which its end mark was committed and fills the rest with
+    end marks. threshold and cache are the approximate modes; they are refused until they are built.
+    Raises UserError when made with an impossible value.
+    """
+
+    gen_length: int = 128
+    block_length: int = 32
+    steps: int = 64
+    temperature: float = 0.0
+    remasking: Literal["low_confidence", "random"] = "low_confidence"
+    cfg_scale: float = 0.0
+    threshold: float | None = None
+    cache: Literal["none", "prefix", "dual"] = "none"
+    stop: Literal["canvas", "eos_block"] = "canvas"
+
+    def __post_init__(self) -> None:
+        for name in ("gen_length", "block_length", "steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"decode {name}={value!r} must be a whole number of at least 1")
+        if self.gen_length % self.block_length:
+            raise UserError(f"gen_length={self.gen_length} is not a multiple of block_length={self.block_length}")
+        if self.steps % self.blocks or self.steps > self.gen_length:
+            raise UserError(
+                f"steps={self.steps} must be a multiple of the {self.blocks} blocks and at most "
+                f"gen_length={self.gen_length}; try {max(self.blocks, self.steps // self.blocks * self.blocks)}"
+            )
+        for name in ("temperature", "cfg_scale"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise UserError(f"decode {name}={value!r} must be a finite number of at least 0")
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(f"decode {name}={value!r} is unknown{suggest(str(value), allowed)}")
+        if self.threshold is not None or self.cache != "none":
+            raise UserError("threshold and cache are approximate modes not built yet; use threshold=None, cache='none'")
+
+    @property
+    def blocks(self) -> int:
+        return self.gen_length // self.block_length
+
+    def commits(self, masks: int) -> list[int]:
+        """Tokens to commit at each step of a block with `masks` hidden tokens: the remainder goes to the first steps.
+
+        (32 masks, 5 steps) -> [7, 7, 6, 6, 6].
+        """
+        steps = self.steps // self.blocks
+        base, extra = divmod(masks, steps)
+        return [base + (s < extra) for s in range(steps)]
+
+    def card(self) -> dict[str, object]:
+        """The fields as plain data, for hashing and printing."""
+        return asdict(self)

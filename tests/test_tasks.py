@@ -1,0 +1,500 @@
+"""Tasks through `load_task`, and the grader they share."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from triaxis.errors import UserError
+from triaxis.tasks import TASKS, load_task
+from triaxis.tasks.base import Item, Task
+from triaxis.tasks.grading import canonical, disagree, grade, grade_many, number, second_opinion
+from triaxis.tasks.gsm8k import read_checked
+
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+# --- numbers -------------------------------------------------------------------------------------------------
+
+SAME = {
+    "75": ["75", "75.00", "75.", "$75", "75 apples", "75%", r"75\%", "**75**", r"\text{75 dollars}", "075", "+75"],
+    "1200": [
+        "1,200",
+        "$1,200",
+        "$1200",
+        "1 200",
+        "1\u202f200",
+        "1{,}200",
+        r"1\,200",
+        r"1,\!200",
+        "US$1,200.00",
+        "1.2e3",
+    ],
+    "-3": ["-3", "−3", "–3", "-3.0", "$-3", "-$3", r"\(-3\)"],
+    "0.5": ["1/2", ".5", "0.50", r"\frac{1}{2}", r"\dfrac12", r"$\frac{1}{2}$", "½", "2/4", "0.5 cups", "5e-1"],
+    "3.5": ["3 1/2", "3½", r"3\frac{1}{2}", "7/2", "3.5 hours", "3 and 1/2"],
+    "-3.5": ["-3 1/2", "−3½", r"-3\frac12"],
+    "1500": ["1.5e3", "1.5E+3", r"1.5 \times 10^3", r"1.5 \times 10^{3}", "1.5×10^3", "1,500 m^2", r"1500\text{ cm}^2"],
+    "34": ["٣٤", "３４", "34th", "34/1", "68/2", r"34^\circ", "34\u200b"],
+    "18": ["9*2=18", "9 * 2 = $18.", "x = 18", "9 eggs * $2 = $18 every day", "(18)", "about 18", "≈ 18"],
+    "0": ["0", "0.00", "9-9=0", "-0"],
+    "1/3": ["1/3", "2/6", r"\frac{1}{3}"],
+}
+
+
+@pytest.mark.parametrize(("spelling", "short"), [(s, short) for short, all_ in SAME.items() for s in all_])
+def test_spellings_of_one_number_are_one_vote(spelling: str, short: str) -> None:
+    assert canonical(spelling) == short
+    assert grade(f"so it is\n#### {spelling}", short).verdict == "right"
+
+
+UNCLEAR = r"""1.200,50|12,50|0,500|1,2000|12 or 13|10 to 12|12-15|3:30|5'2|1_200|10²|2x|9x2|18 18 18|18, 20|3 5/4|1/0
+9*2|18\pi|2\sqrt{3}|5 hours and 30 minutes|3 of 4|1.2.3|1e999999999|50% of 200|60 miles / 2 hours|twelve|-|$|- 5
+1 200/3|x"""
+
+
+@pytest.mark.parametrize("text", ["", "9" * 400, *re.split(r"[|\n]", UNCLEAR)])
+def test_what_has_no_single_reading_is_unreadable_not_guessed(text: str) -> None:
+    assert number(text) is None
+    assert grade(f"#### {text}", "12").verdict == "unreadable"
+
+
+def test_units_are_dropped_never_converted() -> None:
+    assert number("50%") == 50 != number("0.5")
+    assert number("5 million") == 5
+    assert number("50 cents") == number("$50")
+    assert number("0.33") != number("1/3")
+
+
+@quick
+@given(st.fractions(min_value=-(10**30), max_value=10**30, max_denominator=10**12))
+def test_canonical_is_exact_and_stable(value: Fraction) -> None:
+    text = canonical(f"{value.numerator}/{value.denominator}")
+    assert Fraction(text) == number(text) == value
+    assert canonical(text) == text
+
+
+@quick
+@given(st.integers(min_value=-(10**12), max_value=10**12), st.sampled_from(["", ".0", ".00", " eggs", "%", "."]))
+def test_separators_and_units_do_not_change_an_integer(value: int, tail: str) -> None:
+    for spelled in (f"{value:,}{tail}", f"{value:,}{tail}".replace(",", "\u202f"), f"{value}{tail}".replace("-", "−")):
+        assert canonical(spelled) == str(value)
+        assert grade(f"...\nThe answer is {spelled}", str(value)).verdict == "right"
+
+
+# --- finding the answer --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "She has 16 - 3 = 13.\n#### 42",
+        "#### 41\nNo: wrong.\n#### 42\nand 7 more words",
+        r"\boxed{41} but then \boxed{42}, 5 of them",
+        "The answer is 41. #### 42",
+        r"The answer is 41, so $\boxed{\text{42 eggs}}$",
+        "so the answer is 42. She has 3 left.",
+        "**Final Answer:** $42",
+        "Answer: 6 * 7 = 42",
+        "Answer (in dollars):\n\n42.00",
+        "The answer to the question is therefore **42**.",
+        "= 42. Answer: 42",
+        "####\n42",
+        r"$$\boxed{x = 42}$$",
+        r"\boxed{\frac{84}{2}}",
+        "#### 1. Read\nWe read 3.\n#### 2. Add\nThe answer is 42",
+        "42",
+        " $42.00 ",
+        "42 apples in all.",
+    ],
+)
+def test_the_marked_answer_is_found(text: str) -> None:
+    found = grade(text, "42")
+    assert (found.verdict, found.answer, found.how) == ("right", "42", "marked")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "She has 16 eggs and sells 42",
+        "The answer is not 42",
+        "the third answer is 42 and",
+        "5 questions * 3 points/answer = 42",
+        "#### Step 42",
+        "####",
+        r"so \boxed{42",
+        r"The answer is 42 and \boxed{4",
+        "The answer is 42 or 43",
+        "#### 42 42 42",
+        "Answer: 40 + 1 = 41 eggs. 41 + 1 = 42 in all",
+        "16 - 3 = 42",
+    ],
+)
+def test_without_a_clear_mark_nothing_is_guessed(text: str) -> None:
+    found = grade(text, "42")
+    assert (found.verdict, found.answer, found.how) == ("unreadable", "", "none")
+
+
+def test_the_last_number_is_read_only_where_declared_and_counted() -> None:
+    text = "She sells 3 and has 1,042 left over."
+    assert grade(text, "1042").verdict == "unreadable"
+    found = grade(text, "1042", fallback=True)
+    assert (found.verdict, found.answer, found.how) == ("right", "1042", "fallback")
+    assert grade("10-3", "3", fallback=True).answer == "3"
+    assert grade("it is -3 now and that is all there is", "-3", fallback=True).verdict == "right"
+    assert grade("#### 12 or 13", "13", fallback=True).how == "none"
+    assert grade("#### 12, then 13", "12", fallback=True).how == "marked"
+    assert grade("no number", "13", fallback=True).how == "none"
+
+
+def test_text_answers() -> None:
+    for text in ["#### Paris", "The answer is **paris**. It is big.", r"\boxed{\text{Paris}}", "Paris."]:
+        assert grade(text, "Paris").verdict == "right", text
+    assert grade("#### London", "Paris") == grade("the answer is LONDON", "Paris")
+    assert grade("#### 12", "Paris").verdict == "wrong"
+    assert grade("a long ramble about cities\nwithout an end", "Paris").verdict == "unreadable"
+
+
+@quick
+@given(st.text(), st.text(max_size=20), st.booleans())
+@example("#### ٣\ud800", "42", True)
+@example("\\boxed{" * 50, "\\frac{1}{0}", True)
+def test_no_text_raises(text: str, gold: str, fallback: bool) -> None:
+    found = grade(text, gold, fallback=fallback)
+    assert (found.how == "none") == (found.verdict == "unreadable") == (found.answer == "")
+
+
+PIECES = [
+    *"0123456789 \n.,:+-−*/^=%$(){}[]\\½²x",
+    "#### ",
+    "\\boxed{",
+    "\\frac",
+    "answer is ",
+    "Answer: ",
+    " and ",
+    "e9",
+    "10^",
+]
+
+
+@settings(quick, max_examples=400)
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_no_near_number_raises_and_answers_are_canonical(text: str) -> None:
+    answer = grade(text, "42", fallback=True).answer
+    assert canonical(answer) == answer
+
+
+@pytest.mark.parametrize(
+    "piece", ["1", "#", "#### ", "#### 1 ", "\\boxed{1", "answer is ", " ", "1,", ",000", "=9", "½", "a 3 1/2 ", "{"]
+)
+def test_a_megabyte_is_graded_in_linear_time(piece: str) -> None:
+    text = "#### 1" + piece * (1_000_000 // len(piece))
+    start = time.perf_counter()
+    grade(text, "42", fallback=True)
+    grade(text, "Paris")
+    grade(text[6:], "42", fallback=True)
+    assert time.perf_counter() - start < 1.5  # measured: under 0.15 s
+
+
+# --- the second grader ---------------------------------------------------------------------------------------
+
+
+def test_second_opinion_is_asked_only_on_request_and_disagreements_count() -> None:
+    task, item = load_task("gsm8k"), Item("a", "?", "0.5")
+    texts = ["#### 1/2", "#### 50%", "the share is 0.5", "#### 3"]
+    assert [g.second for g in grade_many(task, texts, [item] * 4)] == [None] * 4
+    grades = grade_many(task, texts, [item] * 4, second=True)
+    assert [g.verdict for g in grades] == ["right", "wrong", "unreadable", "wrong"]
+    assert [g.second for g in grades] == [True, True, True, False]
+    assert [disagree(g) for g in grades] == [False, True, True, False]
+    with pytest.raises(ValueError, match="zip"):
+        grade_many(task, texts, [item])
+
+
+def test_second_opinion_off_the_main_thread(capfd: pytest.CaptureFixture[str]) -> None:
+    answers: list[bool | None] = []
+    texts = ["#### 5", "#### 6", r"\boxed{9^{9^{9^9}}}"]
+    thread = threading.Thread(target=lambda: answers.extend(second_opinion(text, "5") for text in texts))
+    thread.start()
+    thread.join(30)
+    assert answers == [True, False, None]
+    assert second_opinion("#### 5", "a word") is None
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_second_opinion_is_bounded_in_time(capfd: pytest.CaptureFixture[str]) -> None:
+    start = time.perf_counter()
+    assert not second_opinion(r"\boxed{9^{9^{9^9}}}", "5")
+    assert not second_opinion("9**9**9 1e99999999 " * 100_000, "5")
+    assert time.perf_counter() - start < 20
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_both_graders_agree_on_gold() -> None:
+    task = load_task("gsm8k")
+    items = task.items(400)
+    grades = grade_many(task, [item.solution for item in items], items, second=True)
+    assert not any(disagree(g) for g in grades)
+
+
+# --- tasks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_built_in_tasks(name: str) -> None:
+    task: Task = load_task(name)
+    fifty = task.items(50)
+    assert task.name == name
+    assert list(task.items(100)[:50]) == list(fifty) == list(task.items(50))
+    assert list(task.items()[:100]) == list(task.items(100))
+    assert list(task.items(50, seed=1)) != list(fifty)
+    assert len({item.id for item in task.items()}) == len(task.items())
+    for item in fifty:
+        assert item.solution.endswith(f"#### {item.answer}")
+        assert task.grade(item.solution, item).verdict == "right"
+    assert load_task(name).revision == task.revision
+    size = len(task.items())
+    with pytest.raises(UserError, match=f"n={size + 1}.* has {size} items.*use 1 to {size}"):
+        task.items(size + 1)
+    with pytest.raises(UserError, match="n=0"):
+        task.items(0)
+    with pytest.raises(UserError, match="no split 'tests'; did you mean 'test'"):
+        task.items(split="tests")
+
+
+def test_gsm8k_items_are_the_published_ones() -> None:
+    task = load_task("gsm8k")
+    by_id = {item.id: item for item in task.items()}
+    first = by_id["gsm8k-test-0001"]
+    assert len(by_id) == 1319
+    assert len(task.items(split="train")) == 7473
+    assert not {item.question for item in task.items(split="train")} & {item.question for item in task.items()}
+    assert first.question.startswith("Janet’s ducks lay 16 eggs")
+    assert (first.answer, first.steps) == ("18", ("16-3-4=9", "9*2=18"))
+    assert first.solution.startswith("Janet sells 16 - 3 - 4 = 9 duck eggs a day.\n")
+    assert task.revision == "3730d312f6e3-17f347dc5147"
+    for item in [*by_id.values(), *task.items(split="train")]:
+        assert item.answer.removeprefix("-").isdigit(), item
+        assert "<<" not in item.solution
+        assert task.grade(item.solution, item).verdict == "right"
+
+
+def test_gsm8k_data_are_deterministic_and_licensed() -> None:
+    folder = files("triaxis.tasks") / "data" / "gsm8k"
+    assert "MIT License" in (folder / "LICENSE").read_text()
+    for split, rows in {"test": 1319, "train": 7473}.items():
+        packed = (folder / f"{split}.jsonl.gz").read_bytes()
+        assert packed[4:8] == bytes(4)  # gzip's mtime
+        assert read_checked(folder, split).count(b"\n") == rows
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _alter(path: Path) -> None:
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"18", b"19", 1)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (Path.unlink, "missing"),
+        (_cut, "damaged"),
+        (_alter, "damaged: sha256 .* expected 3730d312f6e3"),
+        (lambda path: path.with_name("SOURCES.tsv").unlink(), "missing"),
+    ],
+)
+def test_damaged_gsm8k_is_refused(tmp_path: Path, damage: Callable[[Path], object], says: str) -> None:
+    folder = tmp_path / "gsm8k"
+    shutil.copytree(str(files("triaxis.tasks") / "data" / "gsm8k"), folder)
+    damage(folder / "test.jsonl.gz")
+    with pytest.raises(UserError, match=f"(?s){says}.*reinstall triaxis"):
+        read_checked(folder, "test")
+
+
+# --- a user's own items --------------------------------------------------------------------------------------
+
+GOOD = '{"question": "1+1?", "answer": 2}'
+
+
+def _write(path: Path, *lines: str | bytes) -> str:
+    path.write_bytes(b"\n".join(line.encode("utf-8") if isinstance(line, str) else line for line in lines))
+    return f"jsonl:{path}"
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    spec = _write(
+        tmp_path / "mine.jsonl",
+        b"\xef\xbb\xbf" + GOOD.encode(),
+        "",
+        '{"id": "b", "problem": "2*3?", "target": "6 eggs", "rationale": "2*3=6", "steps": ["2*3=6"], "more": [1]}\r',
+        '{"id": 7, "prompt": "Half?", "answer": 0.50, "solution": "It is half.\\n#### 1/2", "steps": null}',
+        '{"question": "Ducks?", "answer": "16-3=<<16-3=13>>13 eggs\\n#### 1,013"}',
+        '{"question": "Capital of France?", "answer": "Paris"}',
+    )
+    task = load_task(spec)
+    items = {item.id: item for item in task.items()}
+    assert set(items) == {"mine-0001", "b", "7", "mine-0004", "mine-0005"}
+    assert items["b"] == Item("b", "2*3?", "6 eggs", "2*3=6\n#### 6 eggs", ("2*3=6",))
+    assert items["7"].answer == "0.50"
+    assert items["7"].solution == "It is half.\n#### 1/2"
+    ducks = items["mine-0004"]
+    assert (ducks.answer, ducks.solution, ducks.steps) == ("1013", "16-3=13 eggs\n#### 1013", ("16-3=13",))
+    assert task.grade("#### paris", items["mine-0005"]).verdict == "right"
+    assert task.grade("#### 6", items["b"]).verdict == "right"
+    assert load_task(spec).revision == task.revision
+    assert task.revision != load_task(_write(tmp_path / "mine.jsonl", GOOD)).revision
+    with pytest.raises(UserError, match="no split 'train'"):
+        task.items(split="train")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("not json", r"not JSON .*expected one JSON object a line"),
+        ("{", r"not JSON"),
+        ('{"question": "a", "answer": "1"} {}', r"not JSON"),
+        ("[1, 2]", "expected a JSON object with question and answer, found a list"),
+        ("3", "found a number"),
+        ('{"answer": "1", "text": "?"}', r"no field 'question' \(or problem, prompt\); found answer, text"),
+        ('{"question": "a"}', r"no field 'answer' \(or target\); found question"),
+        ("{}", "found none"),
+        ('{"question": "a", "answer": null}', "no field 'answer'"),
+        ('{"question": "a", "answer": true}', "'answer' is true or false; expected text or a number"),
+        ('{"question": "a", "answer": ["1"]}', "'answer' is a list"),
+        ('{"question": "a", "answer": {"x": 1}}', "'answer' is an object"),
+        ('{"question": 3, "answer": "1"}', "'question' is a number; expected text"),
+        ('{"question": "  ", "answer": "1"}', "'question' is empty"),
+        ('{"question": "a", "answer": " "}', "'answer' is empty"),
+        ('{"question": "a", "answer": "####"}', "answer is empty"),
+        ('{"question": "a", "answer": "."}', "answer is empty"),
+        ('{"question": "a", "answer": NaN}', "NaN"),
+        ('{"question": "a", "answer": 1e400}', "beyond"),
+        ('{"question": "a", "answer": ' + "9" * 5000 + "}", "unreadable JSON"),
+        ('{"question": "a", "answer": "1", "id": []}', "'id' is a list"),
+        ('{"question": "a", "answer": "1", "solution": 5}', "'solution' is a number"),
+        ('{"question": "a", "answer": "1", "steps": "1+1=2"}', "'steps' is not a list of texts"),
+        ('{"question": "a", "answer": "1", "steps": [2]}', "'steps' is not a list of texts"),
+        ('{"question": "\\ud800", "answer": "1"}', "surrogate"),
+        ('{"question": "a", "answer": "1", "id": "x-0001"}', "id 'x-0001' is already that of line 1"),
+        (b'{"question": "caf\xe9", "answer": "1"}', r"not UTF-8 \(byte 18"),
+        ("[" * 100_000, "unreadable JSON"),
+        ('{"question": "' + "a" * 1_000_000 + '", "answer": "1"}', "longer than 1,000,000 bytes"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_unreadable_line_is_named(tmp_path: Path, line: str | bytes, says: str) -> None:
+    path = tmp_path / "x.jsonl"
+    spec = _write(path, GOOD, "", line, GOOD)
+    with pytest.raises(UserError, match=says) as raised:
+        load_task(spec)
+    assert str(raised.value).startswith(f"{path}:3: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    for spec, says in {
+        f"jsonl:{tmp_path / 'none.jsonl'}": "no file .*none.jsonl",
+        f"jsonl:{tmp_path}": "is a folder",
+        "jsonl:": "use jsonl:FILE",
+        "jsonl": "use jsonl:FILE",
+        "jsonl:a\0b": "cannot read",
+        _write(tmp_path / "empty.jsonl", ""): "has no items; expected lines such as",
+        _write(tmp_path / "bom.jsonl", b"\xef\xbb\xbf\n\n"): "has no items",
+        _write(tmp_path / "wide.jsonl", GOOD.encode("utf-16")): "wide.jsonl:1: not UTF-8",
+    }.items():
+        with pytest.raises(UserError, match=says):
+            load_task(spec)
+
+
+@quick
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["question", "answer", "id", "steps"]), st.integers() | st.text()), max_size=3
+    )
+)
+def test_any_json_lines_are_items_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, rows: list[object]) -> None:
+    path = tmp_path_factory.mktemp("any") / "x.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    try:
+        outcome = f"{path} {len(load_task(f'jsonl:{path}').items()) == len(rows)}"
+    except UserError as error:
+        outcome = str(error)
+    assert str(path) in outcome
+    assert "False" not in outcome
+
+
+# --- finding tasks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("gsm8", "no task named 'gsm8'; did you mean 'gsm8k'?"),
+        ("GradeSchool", "did you mean 'gradeschool'?"),
+        ("jsnl:items", "did you mean 'jsonl:FILE'?"),
+        ("zzz", "known: gradeschool, gsm8k, jsonl:FILE"),
+        ("", "known: "),
+        ("items.jsonl", "use jsonl:items.jsonl"),
+    ],
+)
+def test_unknown_task(spec: str, says: str) -> None:
+    with pytest.raises(UserError) as raised:
+        load_task(spec)
+    assert says in str(raised.value)
+
+
+STRANGER = """
+from triaxis.tasks.base import Item
+from triaxis.tasks.listed import ListTask
+def make():
+    return ListTask("abacus", "r1", {"test": lambda: [Item("a", "1+1?", "2")]})
+def broken():
+    return object()
+"""
+
+
+def test_strangers_tasks_come_through_the_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "abacus_tasks.py").write_text(STRANGER)
+    info = tmp_path / "abacus_tasks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: abacus-tasks\nVersion: 1.0\n")
+    points = ["abacus = abacus_tasks:make", "broken = abacus_tasks:broken", "gone = abacus_tasks:gone"]
+    points += ["absent = no_such_module:make", "gsm8k = abacus_tasks:make"]
+    (info / "entry_points.txt").write_text("[triaxis.tasks]\n" + "\n".join(points))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_task("abacus").items()[0].question == "1+1?"
+    assert load_task("gsm8k").name == "gsm8k"
+    with pytest.raises(UserError, match="did you mean 'abacus'"):
+        load_task("abacos")
+    with pytest.raises(UserError, match=r"'broken' of package abacus-tasks .* is no task: it lacks name, revision"):
+        load_task("broken")
+    for name in ("gone", "absent"):
+        with pytest.raises(UserError, match=f"'{name}' of package abacus-tasks .* does not load"):
+            load_task(name)
+
+
+def test_importing_tasks_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, triaxis.tasks; print([m for m in ('math_verify', 'sympy', 'torch', 'numpy') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
