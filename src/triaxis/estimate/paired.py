@@ -1,8 +1,7 @@
 """Differences between conditions measured on the same items: estimate, interval, test, equivalence, verdict.
 
 Position i is the same item everywhere. Scores and differences are shares (0.05 = five points). What cannot be
-computed raises UndefinedEstimate; nothing here returns 0.0 or NaN for it. NumPy and `scipy.special` only; knows
-nothing of rows, files or conditions' names.
+computed raises UndefinedEstimate, never 0.0 or NaN. Knows nothing of rows, files or conditions' names.
 
 0/1 scores have exact answers (Tango's interval, McNemar's test). Fractions, several branches or seeds per item, and
 contrasts are reduced to one difference per item, so that items, not branches, are what is resampled.
@@ -139,8 +138,8 @@ def contrast(
         return replace(plain, value=k * plain.value, low=k * plain.low, high=k * plain.high, step=k * plain.step)
     # The largest |contrast| an item can have: what a difference not yet seen may be as large as.
     unit = float(max(w[w > 0].sum(), -w[w < 0].sum()))
-    means = x.mean(axis=2) if x.ndim == 3 else x
-    return _graded(means @ w, unit, level=level, name=name, seed=seed, resamples=resamples)
+    d = (x.mean(axis=2) if x.ndim == 3 else x) @ w
+    return _graded(d, unit, level=level, name=name, seed=seed, resamples=resamples)
 
 
 def cluster_mean(
@@ -162,19 +161,14 @@ def cluster_mean(
     _check_share("level", level)
     least, most = bounds if bounds is not None else (-math.inf, math.inf)
     items = _item_means(_scores("x", x, least=least, most=most))
-    centre = float(
-        np.median(items)
-    )  # score intervals need a value most items share; means of 0/1 give Wilson-like ones
+    centre = float(np.median(items))  # often the value most items share; the score bound is about leaving it
     away = items - centre
     unit = float(np.abs(away).max()) if bounds is None else max(most - centre, centre - least)
     if unit == 0:
-        raise UndefinedEstimate(
-            f"all {items.size} items have the value {centre:g}: pass bounds=(least, greatest value)"
-        )
+        raise UndefinedEstimate(f"all {items.size} items have the value {centre:g}: pass bounds=(least, greatest)")
     e = _graded(away, unit, level=level, name=name, seed=seed, resamples=resamples, tested=False)
-    return replace(
-        e, value=float(items.mean()), low=float(max(least, centre + e.low)), high=float(min(most, centre + e.high))
-    )
+    low, high = float(max(least, centre + e.low)), float(min(most, centre + e.high))
+    return replace(e, value=float(items.mean()), low=low, high=high)
 
 
 def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -207,9 +201,11 @@ def mcnemar_midp(gain: int, loss: int) -> float:
     """Mid-p of McNemar's test: counts half of the observed table. Less conservative than `mcnemar`; size may exceed
     alpha, seldom and slightly. Source: Fagerland, Lydersen & Laake 2013, BMC Medical Research Methodology 13:91."""
     _check_discordant(gain, loss)
+    if gain == loss:
+        return 1.0
     m, k = gain + loss, min(gain, loss)
     observed = math.exp(math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1) - m * math.log(2))
-    return max(sys.float_info.min, min(1.0, 2 * float(special.bdtr(k, m, 0.5)) - observed))
+    return max(sys.float_info.min, 2 * float(special.bdtr(k, m, 0.5)) - observed)
 
 
 def tango(gain: float, loss: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -242,8 +238,7 @@ def tost(gain: float, loss: float, n: int, margin: float, alpha: float = 0.05) -
     _check_share("margin", margin)
     _check_share("2 alpha", 2 * alpha)
     p = _tost_p(gain, loss, n, margin)
-    low, high = tango(gain, loss, n, 1 - 2 * alpha)
-    return Equivalence(p=p, equivalent=p <= alpha, low=low, high=high)
+    return Equivalence(p, p <= alpha, *tango(gain, loss, n, 1 - 2 * alpha))
 
 
 def _tost_p(gain: float, loss: float, n: int, margin: float) -> float:
@@ -286,8 +281,8 @@ def cochran_q(matrix: npt.ArrayLike) -> CochranQ:
 def e_value(gain: int, loss: int) -> float:
     """Evidence against "gain and loss are equally likely" that may be watched: stop when it reaches 1 / alpha.
 
-    2^(gain + loss) B(gain + 1, loss + 1), a uniform mixture over the share of gains; its expectation is 1 under the
-    null at any stopping time (Ville's inequality). Capped at 1e308. Source: Grünwald, de Heide & Koolen 2024.
+    2^(gain + loss) B(gain + 1, loss + 1), a uniform mixture over the share of gains; its expectation is at most 1
+    under the null at any stopping time (Ville's inequality). Capped at 1e308. Source: Grünwald, de Heide & Koolen 2024.
     """
     _check_discordant(gain, loss)
     return math.exp(min(709.0, (gain + loss) * math.log(2) + float(special.betaln(gain + 1, loss + 1))))
@@ -340,15 +335,16 @@ def _finished(e: Estimate, p_holm: float, margin: float, alpha: float) -> Estima
 
 def _binary(gain: int, loss: int, n: int, *, level: float, name: str) -> Estimate:
     low, high = tango(gain, loss, n, level)
-    p, p_midp, found = mcnemar(gain, loss), mcnemar_midp(gain, loss), float(gain + loss)
-    made = partial(Estimate, name=name, level=level, method=EXACT, low=low, high=high, p=p, p_midp=p_midp)
-    return made(value=(gain - loss) / n, n=n, gain=gain, loss=loss, effective=found)
+    made = partial(Estimate, name=name, level=level, method=EXACT, low=low, high=high, n=n, gain=gain, loss=loss)
+    p, p_midp = mcnemar(gain, loss), mcnemar_midp(gain, loss)
+    return made(value=(gain - loss) / n, p=p, p_midp=p_midp, effective=float(gain + loss))
 
 
 def _graded(
     d: FloatArray, unit: float, *, level: float, name: str, seed: int, resamples: int, tested: bool = True
 ) -> Estimate:
-    d = np.where(np.abs(d) < 1e-12 * unit, 0.0, d)  # 0.6 - 0.2 - 0.4 is not an item that differs
+    # Rounded: 0.6 - 0.2 - 0.4 is no difference, 0.6 - 0.4 equals 0.8 - 0.6. Sorted: item order changes no bit.
+    d = np.sort(np.round(d / unit, 12)) * unit
     rng = np.random.default_rng(seed)
     low, high, step, effective = _item_interval(d, unit, level, rng, resamples)
     made = partial(Estimate, name=name, level=level, low=low, high=high, n=d.size, step=step, effective=effective)
@@ -468,16 +464,12 @@ def _scores(what: str, x: npt.ArrayLike, *, least: float = 0.0, most: float = 1.
     except (TypeError, ValueError) as error:
         raise UndefinedEstimate(f"{what} is not a table of numbers: {error}") from None
     if not 1 <= scores.ndim <= most_axes or scores.size == 0:
-        raise UndefinedEstimate(
-            f"{what} has shape {scores.shape}; expected (items,) or (items, ...), none of them empty"
-        )
+        raise UndefinedEstimate(f"{what} has shape {scores.shape}; expected (items,) or (items, ...), not empty")
     if scores.shape[0] < 2:
         raise UndefinedEstimate(f"{what} has {scores.shape[0]} item; an interval needs at least 2")
     if not np.isfinite(scores).all():
         item = int(np.argwhere(~np.isfinite(scores))[0][0])
-        raise UndefinedEstimate(
-            f"{what} has no finite score at item {item}: not sampled? (an unreadable answer scores 0)"
-        )
+        raise UndefinedEstimate(f"{what} has no score at item {item}: not sampled? (an unreadable answer scores 0)")
     if scores.min() < least or scores.max() > most:
         raise UndefinedEstimate(f"{what} runs from {scores.min():g} to {scores.max():g}, outside [{least:g}, {most:g}]")
     return scores

@@ -135,7 +135,7 @@ def score_z(gain: npt.ArrayLike, loss: npt.ArrayLike, n: npt.ArrayLike, delta: n
     """Tango's score statistic for H0: mean difference = delta; broadcasts, standard normal under H0.
 
     Positive when the data lie above `delta` (in [-1, 1]); counts may be fractional. Falls as delta grows. At delta 0 it
-    is McNemar's (gain - loss) / sqrt(gain + loss). Source: Tango 1998, Statistics in Medicine 17:891-908, eq. 10.
+    is McNemar's (gain - loss) / sqrt(gain + loss). Source: Tango 1998, Statistics in Medicine 17:891-908.
     """
     flip = np.asarray(delta, float) < 0  # T(b, c, -d) = -T(c, b, d): one branch, and exact symmetry under swapping
     b = np.where(flip, loss, gain).astype(float)
@@ -287,14 +287,14 @@ def _smallest_n(at: Callable[[IntArray], FloatArray], *, guess: float, slack: in
     def enough(n: int) -> bool:
         return bool(at(np.array([n]))[0] >= target)
 
-    low = high = math.ceil(min(guess, MOST_ITEMS))
+    if guess > MOST_ITEMS:
+        raise UndefinedEstimate(f"more than {MOST_ITEMS:,} items would be needed; ask for a larger effect or margin")
+    low = high = math.ceil(guess)
     step = 2 + high // 50  # the normal formula is seldom off by more than 2 %
     while low > 0 and enough(low):
         low, step = max(0, low - step), 2 * step
     while not enough(high):
         low, high, step = high, high + step, 2 * step
-        if high > 2 * MOST_ITEMS:
-            raise UndefinedEstimate(f"more than {MOST_ITEMS:,} items would be needed; ask for a larger one")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -47,8 +47,12 @@ class Grade:
 class Task(Protocol):
     """A data set with a grader."""
 
-    name: str
-    revision: str  # hash of the data; part of every row's identity
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str:
+        """Hash or version of the data; part of every row's identity."""
+        ...
 
     def items(self, n: int | None = None, *, split: str = "test", seed: int = 0) -> Sequence[Item]:
         """`n` items of the split (all if None), the same for the same seed. UserError if n > size."""

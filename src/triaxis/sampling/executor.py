@@ -1,0 +1,169 @@
+"""The executor: a diffusion language model with its tokenizer and chat template, ready to complete prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+from triaxis.errors import UserError
+from triaxis.models.load import Checkpoint, load_checkpoint
+from triaxis.sampling.denoise import Denoised, denoise
+from triaxis.sampling.noise import stream_key
+from triaxis.sampling.schedule import Decode
+
+ENGINE = "exact-1"  # part of every row's identity: change it when the same inputs may give other tokens
+
+
+class Completion(NamedTuple):
+    """One completion and what it cost."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    forwards: int  # forward passes this row took part in
+    forward_tokens: int  # canvas tokens those passes read for it, prompt included
+    ended: bool  # an end mark was committed; False means truncated by the canvas
+
+
+@dataclass(frozen=True)
+class Executor:
+    """A loaded diffusion language model. Made by `load_executor`."""
+
+    checkpoint: Checkpoint
+    batch_tokens: int = 4096  # canvas tokens in one forward pass, padding included
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.checkpoint.fingerprint
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.checkpoint.network.parameters())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The folder's tokenizer.json. UserError if it is missing or unreadable."""
+        path = self.checkpoint.folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{self.checkpoint.folder}: no tokenizer.json; text needs one, token ids do not")
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as e:  # tokenizers raises bare Exception for any malformed file
+            raise UserError(f"{path}: not a readable tokenizer ({e})") from None
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion, the config's eos first."""
+        ids = [self.checkpoint.config.eos_token_id]
+        if (self.checkpoint.folder / "tokenizer.json").is_file():
+            named = (self.tokenizer.token_to_id(t) for t in self.checkpoint.family.ends)
+            ids += [i for i in named if i is not None and i not in ids]
+        return tuple(ids)
+
+    def default_decode(self) -> Decode:
+        """The family's default protocol."""
+        return Decode(**self.checkpoint.family.decode)  # type: ignore[arg-type]
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of text. Unless `special`, text that spells a special token is ordinary text."""
+        self.tokenizer.encode_special_tokens = not special
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def prompt_ids(self, user: str, reply: str = "") -> list[int]:
+        """The chat prompt of one user message; `reply` is text the response already begins with."""
+        card = self.checkpoint.family
+        before, after = card.content.split("{content}")
+        ids = self.encode(card.start + before, special=True) + self.encode(user)
+        ids += self.encode(after + card.reply, special=True)
+        return ids + (self.encode(reply) if reply else [])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text up to the first end mark."""
+        ends = set(self.end_ids)
+        cut = next((i for i, t in enumerate(ids) if t in ends), len(ids))
+        return str(self.tokenizer.decode(list(ids[:cut]), skip_special_tokens=False))
+
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], decode: Decode, seeds: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Complete token prompts; `gen_length` ids each, in order.
+
+        seeds: one random stream a prompt; by default the prompt's place in the list. Unused at temperature 0
+        with low-confidence remasking. A result does not depend on its batch. Raises UserError on an empty
+        prompt, an id outside the vocabulary, the mask id in a prompt, or a canvas longer than the context.
+        """
+        streams = range(len(prompts)) if seeds is None else seeds
+        if len(streams) != len(prompts):
+            raise UserError(f"{len(prompts)} prompts but {len(streams)} seeds; give one seed a prompt")
+        keys = [stream_key("ids", s) for s in streams]
+        return [row.ids for row in self.denoise(prompts, keys, decode)]
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode,
+        done: Callable[[list[int], list[Completion]], None],
+    ) -> None:  # fmt: skip
+        """Complete token prompts batch by batch; `done(places, completions)` is called after each batch."""
+
+        def hand_over(places: list[int], rows: list[Denoised]) -> None:
+            done(places, [Completion(self.text(r.ids), tuple(r.ids), r.forwards, r.tokens, r.ended) for r in rows])
+
+        self._run(prompts, keys, decode, hand_over)
+
+    def denoise(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode) -> list[Denoised]:
+        """Complete token prompts with their random stream keys, in order."""
+        found: dict[int, Denoised] = {}
+        self._run(prompts, keys, decode, lambda places, rows: found.update(zip(places, rows, strict=True)))
+        return [found[i] for i in range(len(prompts))]
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode,
+        done: Callable[[list[int], list[Denoised]], None],
+    ) -> None:  # fmt: skip
+        for i, prompt in enumerate(prompts):
+            self._check(i, prompt, decode)
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths together: less padding
+        config = self.checkpoint.config
+        device = next(self.checkpoint.network.parameters()).device
+        while order:
+            fits = max(1, self.batch_tokens // (len(prompts[order[0]]) + decode.gen_length))
+            batch, order = order[:fits], order[fits:]
+            rows = denoise(
+                self.checkpoint.network,
+                [prompts[i] for i in batch],
+                [keys[i] for i in batch],
+                decode,
+                mask_id=config.mask_token_id,
+                eos_ids=self.end_ids,
+                device=device,
+            )
+            done(batch, rows)
+
+    def _check(self, number: int, prompt: Sequence[int], decode: Decode) -> None:
+        config = self.checkpoint.config
+        if not prompt:
+            raise UserError(f"prompt {number} is empty; give at least one token")
+        if min(prompt) < 0 or max(prompt) >= config.rows:
+            raise UserError(f"prompt {number} has a token outside 0..{config.rows - 1}; it is from another tokenizer")
+        if config.mask_token_id in prompt:
+            raise UserError(f"prompt {number} contains the mask token {config.mask_token_id}; remove it")
+        if len(prompt) + decode.gen_length > config.max_sequence_length:
+            raise UserError(
+                f"prompt {number} has {len(prompt)} tokens; with gen_length={decode.gen_length} it exceeds the context "
+                f"of {config.max_sequence_length}; shorten the prompt or gen_length"
+            )
+
+
+def load_executor(spec: str = "tiny", *, dtype: str | None = None, device: str | None = None) -> Executor:
+    """Load an executor: "tiny" (shipped) or a folder with config.json and safetensors weights.
+
+    dtype: "fp32" or "bf16"; by default fp32 on a CPU, bf16 on a GPU. Never runs remote code.
+    """
+    return Executor(load_checkpoint(spec, dtype=dtype, device=device))
