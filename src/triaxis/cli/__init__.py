@@ -1,0 +1,56 @@
+"""The command line: parse, call one function, print.
+
+Exit codes: 0 done, 1 the question's answer is "no", 2 unusable input with one line on stderr. With
+`--json` a command prints one JSON object on stdout and nothing else there; progress goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from triaxis.errors import UserError
+
+app = typer.Typer(
+    name="triaxis",
+    help="Why a planner in front of a diffusion language model helps or hurts: three axes, paired evidence, repairs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout, nothing else."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write("triaxis: " + " ".join(message.split()) + "\n")
+
+
+# Typer carries its own copy of click in newer versions, so the base class is taken from what it exports.
+_ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: run a command, turn a UserError into one line and exit code 2."""
+    from triaxis.cli import study  # noqa: F401 - registers its commands on `app`
+
+    try:
+        code = app(args=argv, standalone_mode=False)
+    except UserError as e:
+        complain(str(e))
+        code = 2
+    except _ClickException as e:
+        complain(e.format_message())  # type: ignore[attr-defined]
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        complain("interrupted; what was written is safe: run the same command again to go on")
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
