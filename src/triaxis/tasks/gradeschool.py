@@ -165,13 +165,13 @@ class Dice:
 def _operand(dice: Dice, op: str, value: int) -> int | None:
     """A right operand that keeps the result a whole number within 1..MAX_VALUE; None if there is none."""
     if op == "+":
-        return dice.between(2, min(40, MAX_VALUE - value)) if value <= MAX_VALUE - 2 else None
+        return dice.between(2, min(50, MAX_VALUE - value)) if value <= MAX_VALUE - 2 else None
     if op == "-":
-        return dice.between(1, min(40, value - 1)) if value > 1 else None
+        return dice.between(1, min(50, value - 1)) if value > 1 else None
     if op == "*":
-        top = min(6, MAX_VALUE // value)
+        top = min(7, MAX_VALUE // value)
         return dice.between(2, top) if top >= 2 else None
-    divisors = [d for d in range(2, 7) if value % d == 0 and value // d >= 1]
+    divisors = [d for d in range(2, 9) if value % d == 0 and value // d >= 1]
     return divisors[dice.below(len(divisors))] if divisors else None
 
 

@@ -59,7 +59,7 @@ class Recipe:
     block_share: float = 0.5  # executors: rows masked as block decoding meets them
 
 
-EXECUTOR = Recipe(steps=9000)
+EXECUTOR = Recipe(steps=10_000)
 PLANNER = Recipe(steps=1000, rate=2e-3)  # stopped early on purpose: after 4,000 steps all three are nearly perfect
 
 

@@ -27,9 +27,9 @@ MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|eos|>", "<|user|>", "<|assistant|>"
 SPECIALS = (MASK, EOS, USER, ASSISTANT)
 RESPONSE = 48  # response tokens of the executor, end marks included
 
-NOTE_SHARE = 0.30  # of the prompts
-WRONG_SHARE = 0.20  # of the notes: one number changed
-OTHER_SHARE = 0.07  # of the notes: another problem's note
+NOTE_SHARE = 0.35  # of the prompts
+WRONG_SHARE = 0.12  # of the notes: one number changed
+OTHER_SHARE = 0.04  # of the notes: another problem's note
 OPENERS = ("Note: ", "Note ", "")
 
 
@@ -60,7 +60,7 @@ def _sentence(p: Problem, dice: Dice) -> str:
     return plan_text(p.calculations, leaks=dice.chance(0.5))
 
 
-NOTATIONS = (_equations, _results, _operations, _sentence)
+NOTATIONS = (*[_equations] * 6, *[_results] * 3, *[_operations] * 3, *[_sentence] * 8)  # 30, 15, 15, 40 % of the notes
 
 
 def spoil(p: Problem, dice: Dice) -> Problem:
