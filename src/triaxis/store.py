@@ -107,7 +107,9 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._db.close()
         if self._lock is not None:
             self._lock.close()
@@ -125,7 +127,9 @@ class Store:
         except sqlite3.Error as e:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            raise UserError(f"{self.path}: could not write ({e}); rows already written are safe: free space, then run again") from None
+            raise UserError(
+                f"{self.path}: could not write ({e}); rows already written are safe: free space, then run again"
+            ) from None
 
     def replace_grades(self, grades: Sequence[GradeRow]) -> None:
         """Replace all grades in one transaction: grading is a second pass over stored text."""

@@ -40,7 +40,7 @@ _ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "C
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run a command, turn a UserError into one line and exit code 2."""
-    from triaxis.cli import study  # noqa: F401 - registers its commands on `app`
+    from triaxis.cli import evidence, study  # noqa: F401 - they register their commands on `app`
 
     try:
         code = app(args=argv, standalone_mode=False)

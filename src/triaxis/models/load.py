@@ -20,7 +20,11 @@ from triaxis.errors import UserError, suggest
 from triaxis.models.card import FamilyCard, card
 from triaxis.models.llada import LladaConfig, LladaNetwork
 
-SHIPPED = ("tiny", "tiny-planner-s", "tiny-planner-m", "tiny-planner-l")
+# shipped name -> folder; "tiny" is the executor of training seed 2 (docs/tiny.md says why that one)
+SHIPPED = {
+    "executor": {"tiny": "tiny-2", "tiny-0": "tiny-0", "tiny-1": "tiny-1", "tiny-2": "tiny-2"},
+    "planner": {n: n for n in ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")},
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _BY_MODEL_TYPE = {"llada": "llada"}  # config.json's model_type -> family, where no "triaxis_family" says more
 
@@ -39,13 +43,12 @@ class Checkpoint:
 
 def find_folder(spec: str, kind: str) -> Path:
     """The folder of a shipped model or of a path. UserError with the nearest name."""
-    if spec in SHIPPED:
-        return Path(str(files("triaxis.models").joinpath("tiny", spec)))
+    if spec in SHIPPED[kind]:
+        return Path(str(files("triaxis.models").joinpath("tiny", SHIPPED[kind][spec])))
     folder = Path(spec).expanduser()
     if folder.is_dir():
         return folder
-    shipped = [s for s in SHIPPED if ("planner" in s) == (kind == "planner")]
-    raise UserError(f"no {kind} named {spec!r} and no such folder{suggest(spec, shipped)}")
+    raise UserError(f"no {kind} named {spec!r} and no such folder{suggest(spec, SHIPPED[kind])}")
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -102,7 +105,9 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
             raise UserError(f"{path}: not a readable safetensors file ({e}); download or save it again") from None
 
 
-def fill(network: nn.Module, paths: list[Path], dtype: torch.dtype, device: torch.device, ignore: tuple[str, ...]) -> None:
+def fill(
+    network: nn.Module, paths: list[Path], dtype: torch.dtype, device: torch.device, ignore: tuple[str, ...]
+) -> None:
     """Move the checkpoint's tensors into a network built on the meta device, one at a time.
 
     UserError that names the first tensors that are missing, foreign or of another shape.
@@ -113,7 +118,9 @@ def fill(network: nn.Module, paths: list[Path], dtype: torch.dtype, device: torc
         if name in ignore:
             continue
         if name not in wanted:
-            raise UserError(f"{paths[0].parent}: tensor {name!r} does not belong to this network{suggest(name, wanted)}")
+            raise UserError(
+                f"{paths[0].parent}: tensor {name!r} does not belong to this network{suggest(name, wanted)}"
+            )
         if wanted[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)}, the config says {tuple(wanted[name].shape)}"
             raise UserError(f"{paths[0].parent}: tensor {name!r} has shape {shapes}")
@@ -132,7 +139,9 @@ def load_checkpoint(spec: str, *, dtype: str | None = None, device: str | None =
     family = fields.get("triaxis_family") or _BY_MODEL_TYPE.get(str(fields.get("model_type")))
     if not isinstance(family, str):
         known = ", ".join(sorted(_BY_MODEL_TYPE))
-        raise UserError(f"{where}: model_type={fields.get('model_type')!r} is no known diffusion family; known: {known}")
+        raise UserError(
+            f"{where}: model_type={fields.get('model_type')!r} is no known diffusion family; known: {known}"
+        )
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind = dtype or ("fp32" if place.type == "cpu" else "bf16")
     if kind not in DTYPES:

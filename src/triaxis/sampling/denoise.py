@@ -52,7 +52,9 @@ class _Rows:
         self.valid = None if self.valid is None else self.valid[stay_B]
 
 
-def _lay_out(prompts: Sequence[Sequence[int]], keys: Sequence[int], d: Decode, mask_id: int, device: torch.device) -> _Rows:
+def _lay_out(
+    prompts: Sequence[Sequence[int]], keys: Sequence[int], d: Decode, mask_id: int, device: torch.device
+) -> _Rows:
     lengths = [len(p) for p in prompts]
     width = max(lengths) + d.gen_length
     rows = [[*p, *[mask_id] * d.gen_length, *[mask_id] * (width - len(p) - d.gen_length)] for p in prompts]

@@ -33,7 +33,7 @@ class Executor:
     """A loaded diffusion language model. Made by `load_executor`."""
 
     checkpoint: Checkpoint
-    batch_tokens: int = 4096  # canvas tokens in one forward pass, padding included
+    batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 2,048 on a CPU, 65,536 on a GPU
 
     @property
     def name(self) -> str:
@@ -132,8 +132,9 @@ class Executor:
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths together: less padding
         config = self.checkpoint.config
         device = next(self.checkpoint.network.parameters()).device
+        budget = self.batch_tokens or (2048 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
         while order:
-            fits = max(1, self.batch_tokens // (len(prompts[order[0]]) + decode.gen_length))
+            fits = max(1, budget // (len(prompts[order[0]]) + decode.gen_length))
             batch, order = order[:fits], order[fits:]
             rows = denoise(
                 self.checkpoint.network,

@@ -69,7 +69,10 @@ def batches(tokens: Tokens, recipe: Recipe, start: int) -> Iterator[tuple[int, T
     per_epoch = len(tokens.total) // group * 16
     for epoch in itertools.count(start // per_epoch):
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(tokens.total))
-        chunks = [g[np.argsort(tokens.total[g], kind="stable")] for g in np.split(order[: per_epoch * recipe.batch], per_epoch // 16)]
+        chunks = [
+            g[np.argsort(tokens.total[g], kind="stable")]
+            for g in np.split(order[: per_epoch * recipe.batch], per_epoch // 16)
+        ]
         shuffled = np.concatenate(chunks).reshape(per_epoch, recipe.batch)
         shuffled = shuffled[np.random.default_rng((recipe.seed, epoch, 1)).permutation(per_epoch)]
         for at in range(per_epoch):
@@ -258,7 +261,12 @@ def train_planner(out: Path, tokenizer: Any, recipe: Recipe, device: str, size: 
     template = f"{USER}{{{{ messages[0]['content'] }}}}{ASSISTANT}"
     (out / "tokenizer_config.json").write_text(
         json.dumps(
-            {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": EOS, "chat_template": template},
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": EOS,
+                "pad_token": EOS,
+                "chat_template": template,
+            },
             indent=1,
         )
     )
