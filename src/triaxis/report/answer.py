@@ -1,0 +1,125 @@
+"""The answer in three sentences, one an axis, made from the effects alone.
+
+Knows the summary's axes object. Neither HTML nor terminal: both print what is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from triaxis.report.words import Kind, kind, points, several, span, stated
+
+Effect = Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """One axis: its question, the answer as a sentence, its verdict in a few words and that verdict's kind."""
+
+    axis: str
+    question: str
+    sentence: str
+    verdict: str
+    kind: Kind
+
+
+def answers(summary: Mapping[str, Any]) -> list[Answer]:
+    """Three answers, in the order of the axes."""
+    axes = summary["axes"]
+    return [_shape(axes["brittleness"]), _content(axes["trust"]), _votes(axes["diversity"])]
+
+
+def _shape(axis: Mapping[str, Any] | None) -> Answer:
+    title = ("Axis 1, brittleness", "What does a plan-shaped scaffold without content cost?")
+    if axis is None:
+        return _unmeasured(*title)
+    effects = axis["effects"]
+    said = {"drop": "cost{s} accuracy", "lift": "raise{s} it"}
+    lead = f"Of {_count(effects, 'content-free shape')}, {_groups(effects, said)}."
+    return Answer(*title, lead, *_overall(effects))
+
+
+def _content(axis: Mapping[str, Any] | None) -> Answer:
+    title = ("Axis 2, trust", "How much is the content of a plan used, once its shape is accounted for?")
+    if axis is None:
+        return _unmeasured(*title)
+    effects = [{**p["content"], "name": p["planner"]} for p in axis["planners"]]
+    said = {"drop": "lower{s} accuracy", "lift": "raise{s} accuracy"}
+    text = f"Against a content-free twin of equal length, of the plans of {_count(effects, 'source')}, {_groups(effects, said)}"
+    if (slope := axis["slope"]) is not None:
+        text += f"; a tenfold larger planner adds {stated(slope)} ({slope['verdict']})"
+    return Answer(*title, text + ".", *_overall(effects))
+
+
+def _votes(axis: Mapping[str, Any] | None) -> Answer:
+    title = ("Axis 3, diversity", "Do sampled branches differ in a way that a vote can use?")
+    if axis is None:
+        return _unmeasured(*title)
+    useful = axis["useful"]
+    low, high = axis["vote_interval"]
+    text = (
+        f"The majority vote of {axis['branches']} branches is right on {points(axis['vote'], sign=False)} % "
+        f"{span(low, high, sign=False)} of {useful['n']} items, {stated(useful)} against one branch"
+    )
+    if axis["ties"]:
+        best = f"{points(axis['vote_low_tie'], sign=False)} to {points(axis['vote_high_tie'], sign=False)} %"
+        text += f" ({best} by how {axis['ties']} ties are broken)"
+    text += f"; at least one branch is right on {points(axis['oracle'], sign=False)} %."
+    return Answer(*title, text, useful["verdict"], kind(useful["verdict"]))
+
+
+def _unmeasured(axis: str, question: str) -> Answer:
+    return Answer(axis, question, "Not measured: none of its conditions was run.", "not measured", "open")
+
+
+def _count(effects: Sequence[Effect], noun: str) -> str:
+    return f"{len(effects)} {noun}{'' if len(effects) == 1 else 's'}"
+
+
+def _groups(effects: Sequence[Effect], said: Mapping[str, str]) -> str:
+    """'2 cost accuracy (most: a, -8.0 points [..]), 1 is equivalent within 5 points and 3 are not resolved'."""
+    parts = []
+    for word in ("drop", "lift", "same", "open"):
+        group = [e for e in effects if kind(e["verdict"]) == word]
+        if not group:
+            continue
+        s, be = ("s", "is") if len(group) == 1 else ("", "are")
+        count = f"{'all ' if len(group) == len(effects) > 1 else ''}{len(group)}"
+        if word in said:
+            part = f"{count} {said[word].format(s=s)} ({_extreme(group)})"
+        elif word == "same":
+            part = f"{count} {be} {group[0]['verdict']}"
+        else:
+            alone = f"{_extreme(group)}; " if len(group) == len(effects) else ""
+            part = f"{count} {be} not resolved at n = {group[0]['n']} ({alone}{sight(group)})"
+        parts.append(part)
+    return several(parts)
+
+
+def _extreme(group: Sequence[Effect]) -> str:
+    e = max(group, key=lambda e: abs(e["value"]))
+    return f"{'most: ' if len(group) > 1 else ''}{e['name']}, {stated(e)}"
+
+
+def sight(group: Sequence[Effect]) -> str:
+    """What effects the design could have seen, from the MDEs of `group`."""
+    seen = sorted(points(e["mde80"], sign=False) for e in group if e["mde80"] is not None)
+    if not seen:
+        return "this design could see an effect of no size"
+    values = sorted({e["mde80"] for e in group if e["mde80"] is not None})
+    low, high = points(values[0], sign=False), points(values[-1], sign=False)
+    return f"this design could see {low if low == high else f'{low} to {high}'} points"
+
+
+def _overall(effects: Sequence[Effect]) -> tuple[str, Kind]:
+    """The verdict of an axis: the verdict all effects share, or how many drop and lift."""
+    words = [e["verdict"] for e in effects]
+    if len(set(words)) == 1:
+        return words[0], kind(words[0])
+    counts = [(w, sum(kind(x) == w for x in words)) for w in ("drop", "lift")]
+    found = [f"{w} in {k}" for w, k in counts if k]
+    if found:
+        worst: Kind = "drop" if counts[0][1] else "lift"
+        return f"{several(found)} of {len(words)}", worst
+    same = sum(kind(w) == "same" for w in words)
+    return f"equivalent in {same} of {len(words)}", "open"
