@@ -18,7 +18,7 @@ _WHERE = {
     "load_task": "triaxis.tasks",
     "Estimate": "triaxis.estimate.paired",
     "paired": "triaxis.estimate.paired",
-    "Study": "triaxis.study",
+    "Study": "triaxis.report.study",
     "UserError": "triaxis.errors",
 }
 __all__ = [*_WHERE, "__version__"]
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from triaxis.models.planner import load_planner
     from triaxis.sampling.executor import Executor, load_executor
     from triaxis.sampling.schedule import Decode
-    from triaxis.study import Study
+    from triaxis.report.study import Study
     from triaxis.tasks import load_task
 
 

@@ -7,7 +7,7 @@ the number of branches. A new arm is a new row of a table, never a branch in the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from triaxis.errors import UserError, lookup
@@ -58,6 +58,11 @@ class Condition:
     branches: int = 1
     temperature: float | None = None
     against: str = "none"
+
+    @property
+    def needs_gold(self) -> bool:
+        """Whether its plan is a gold plan or made from one."""
+        return "gold" in self.plan.split(":", 1)
 
     def card(self) -> dict[str, object]:
         """The fields as plain data."""
@@ -138,8 +143,3 @@ def select(table: Sequence[Condition], names: Sequence[str]) -> tuple[Condition,
             if condition.against not in wanted:
                 queue.append(condition.against)
     return tuple(c for c in table if c.name in wanted)
-
-
-def with_branches(table: Sequence[Condition], branches: int) -> tuple[Condition, ...]:
-    """The table with every voting condition at `branches` branches."""
-    return tuple(replace(c, branches=branches) if c.branches > 1 else c for c in table)

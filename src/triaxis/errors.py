@@ -21,6 +21,10 @@ class UserError(Exception):
     """
 
 
+class UndefinedEstimate(UserError, ValueError):
+    """The number asked for does not exist for these inputs. Raised instead of returning 0.0 or NaN."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """'; did you mean 'x'?' for the nearest known name, else '; known: a, b, c'."""
     names = sorted(known)

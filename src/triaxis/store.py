@@ -11,15 +11,17 @@ import fcntl
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TextIO, TypeVar
 
 from triaxis.errors import UserError
 
-SCHEMA = 1
+SCHEMA = "1"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,39 +72,52 @@ def identity(spec: Mapping[str, object]) -> str:
 
 
 _TABLES = {"rows": Row, "plans": PlanRow, "grades": GradeRow}
+_NAMES = {kind: name for name, kind in _TABLES.items()}
 _SQL = {"str": "TEXT", "int": "INTEGER", "bool": "INTEGER"}
 
 
-def _create(table: str) -> str:
-    columns = [f"{f.name} {_SQL[str(f.type)]} NOT NULL" for f in fields(_TABLES[table])]
+def _create(name: str, kind: type[Row | PlanRow | GradeRow]) -> str:
+    columns = [f"{f.name} {_SQL[str(f.type)]} NOT NULL" for f in fields(kind)]
     columns[0] += " PRIMARY KEY"
-    return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns)}) WITHOUT ROWID"
+    return f"CREATE TABLE {name} ({', '.join(columns)}) WITHOUT ROWID"
+
+
+def _insert(row: Row | PlanRow | GradeRow) -> tuple[str, tuple[object, ...]]:
+    values = astuple(row)
+    marks = ", ".join("?" * len(values))
+    key = fields(row)[0].name  # not OR IGNORE, which would also drop a row that breaks NOT NULL
+    return f"INSERT INTO {_NAMES[type(row)]} VALUES ({marks}) ON CONFLICT ({key}) DO NOTHING", values
 
 
 class Store:
     """An open store. One writer at a time: a second writer on the same folder is refused."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        """Open `path`; with `write`, create it if needed and lock its folder. UserError if it is no store of ours."""
+        """Open `path`; with `write`, create it if needed and lock its folder.
+
+        UserError if it is no store of ours, and then nothing in it has been changed.
+        """
         self.path = path
-        self._lock = _lock(path) if write else None
         if not write and not path.is_file():
             raise UserError(f"{path}: there is no such file; give the folder of a finished or running study")
-        try:
-            mode = "rwc" if write else "ro"
-            self._db = sqlite3.connect(f"file:{_quoted(path)}?mode={mode}", uri=True, isolation_level=None)
+        with ExitStack() as opened:
             if write:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-                for table in _TABLES:
-                    self._db.execute(_create(table))
-                self._db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-                self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
-            found = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        except sqlite3.Error as e:
-            raise UserError(f"{path}: not a triaxis row store ({e}); choose another --out") from None
-        if found is None or found[0] != str(SCHEMA):
-            raise UserError(f"{path}: store schema {found and found[0]} is not {SCHEMA}; use the triaxis that made it")
+                opened.enter_context(_lock(path.parent))
+            try:
+                self._db = opened.enter_context(closing(_connect(path, write=write)))
+                tables = self._tables(_another(write))
+                if write:
+                    opened.enter_context(_wal(self._db))
+                if write and not tables:
+                    self._create()
+                elif not tables:
+                    raise UserError(f"{path}: no study was started there yet; give the folder of a study")
+                found = self.get("schema")
+            except sqlite3.Error as e:
+                raise UserError(f"{path}: not a triaxis row store ({e}); {_another(write)}") from None
+            if found != SCHEMA:
+                raise UserError(f"{path}: store schema {found} is not {SCHEMA}; use the triaxis that made it")
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Store:
         return self
@@ -110,81 +125,121 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._db.close()
-        if self._lock is not None:
-            self._lock.close()
+        self._opened.close()
+
+    def _tables(self, remedy: str) -> list[str]:
+        """The tables present, none in a new file. UserError where they are not ours, before anything is written."""
+        tables = sorted(name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+        if tables and not {"meta", *_TABLES} <= set(tables):
+            raise UserError(f"{self.path}: not a triaxis row store (it holds {', '.join(tables)}); {remedy}")
+        return tables
+
+    def _create(self) -> None:
+        with self._transaction():
+            for name, kind in _TABLES.items():
+                self._db.execute(_create(name, kind))
+            self._db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, durable when it ends. UserError where the disk is full or the file cannot be written."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as e:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            if isinstance(e, sqlite3.Error):
+                safe = "rows already written are safe: free space, then run again"
+                raise UserError(f"{self.path}: could not write ({e}); {safe}") from None
+            raise
+
+    def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as e:
+            raise UserError(f"{self.path}: could not be read ({e}); restore it from a copy or run again") from None
 
     def append(self, rows: Iterable[Row | PlanRow | GradeRow]) -> None:
         """Append in one transaction, durable when this returns. A row that is there already stays as it is."""
-        tables = {kind: name for name, kind in _TABLES.items()}
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             for row in rows:
-                values = astuple(row)
-                marks = ", ".join("?" * len(values))
-                self._db.execute(f"INSERT OR IGNORE INTO {tables[type(row)]} VALUES ({marks})", values)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as e:
-            with suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise UserError(
-                f"{self.path}: could not write ({e}); rows already written are safe: free space, then run again"
-            ) from None
+                self._db.execute(*_insert(row))
 
-    def replace_grades(self, grades: Sequence[GradeRow]) -> None:
+    def replace_grades(self, grades: Iterable[GradeRow]) -> None:
         """Replace all grades in one transaction: grading is a second pass over stored text."""
-        with closing(self._db.cursor()) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
-            cursor.execute("DELETE FROM grades")
-            cursor.executemany("INSERT INTO grades VALUES (?, ?, ?, ?, ?)", [astuple(g) for g in grades])
-            cursor.execute("COMMIT")
+        with self._transaction():
+            self._db.execute("DELETE FROM grades")
+            for grade in grades:
+                self._db.execute(*_insert(grade))
 
     def row_ids(self) -> set[str]:
         """Ids of all rows present."""
-        return {r[0] for r in self._db.execute("SELECT id FROM rows")}
+        return {id for (id,) in self._read("SELECT id FROM rows")}
 
     def rows(self) -> list[Row]:
         """All rows, ordered by condition, item, seed and branch."""
-        query = "SELECT * FROM rows ORDER BY condition, item, seed, branch"
-        return [Row(*r[:-1], bool(r[-1])) for r in self._db.execute(query)]
+        found = self._read("SELECT * FROM rows ORDER BY condition, item, seed, branch, id")
+        return [_made(Row, values) for values in found]
 
     def plans(self) -> dict[str, PlanRow]:
         """All plans by id."""
-        query = self._db.execute("SELECT * FROM plans ORDER BY id")
-        return {r[0]: PlanRow(*r[:6], bool(r[6]), r[7]) for r in query}
+        return {values[0]: _made(PlanRow, values) for values in self._read("SELECT * FROM plans ORDER BY id")}
 
     def grades(self) -> dict[str, GradeRow]:
         """All grades by row id."""
-        return {r[0]: GradeRow(*r) for r in self._db.execute("SELECT * FROM grades")}
+        return {values[0]: _made(GradeRow, values) for values in self._read("SELECT * FROM grades ORDER BY row")}
 
     def get(self, key: str) -> str | None:
         """A meta value."""
-        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if found is None else str(found[0])
+        found = self._read("SELECT value FROM meta WHERE key = ?", key)
+        return str(found[0][0]) if found else None
 
     def set(self, key: str, value: str) -> None:
         """Set a meta value."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    def as_dicts(self) -> list[dict[str, object]]:
-        """Rows as plain dicts, for export and tests."""
-        return [asdict(r) for r in self.rows()]
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 
-def _quoted(path: Path) -> str:
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+def _made(kind: Callable[..., T], values: Sequence[Any]) -> T:
+    """A row from its columns; SQLite has no booleans."""
+    columns = fields(kind)  # type: ignore[arg-type]
+    return kind(*(bool(v) if f.type == "bool" else v for f, v in zip(columns, values, strict=True)))
 
 
-def _lock(path: Path):  # type: ignore[no-untyped-def]
+def _another(write: bool) -> str:
+    return "choose another --out" if write else "give the folder of a study"
+
+
+def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    """A connection without implicit transactions."""
+    quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(f"file:{quoted}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None)
+
+
+@contextmanager
+def _wal(db: sqlite3.Connection) -> Iterator[None]:
+    """Write-ahead logging while a writer is at work; afterwards one file again, to copy or to read on any medium."""
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    yield
+    with suppress(sqlite3.Error):  # a reader is at work: the next writer will do it
+        db.execute("PRAGMA busy_timeout=0")
+        db.execute("PRAGMA journal_mode=DELETE")
+
+
+def _lock(folder: Path) -> TextIO:
     """An exclusive lock beside the store, held until closed; freed by the system when the process dies."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = (path.parent / ".lock").open("a")
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a")
     except OSError as e:
-        raise UserError(f"{path.parent}: cannot write there ({e.strerror}); choose another --out") from None
+        raise UserError(f"{folder}: cannot write there ({e.strerror}); choose another --out") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         handle.close()
-        raise UserError(f"{path.parent}: another run is writing there; wait for it or choose another --out") from None
+        raise UserError(f"{folder}: another run is writing there; wait for it or choose another --out") from None
     return handle

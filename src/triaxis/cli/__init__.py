@@ -35,7 +35,7 @@ def complain(message: str) -> None:
 
 
 # Typer carries its own copy of click in newer versions, so the base class is taken from what it exports.
-_ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         complain(str(e))
         code = 2
     except _ClickException as e:
-        complain(e.format_message())  # type: ignore[attr-defined]
+        complain(e.format_message())
         code = 2
     except (typer.Abort, KeyboardInterrupt):
         complain("interrupted; what was written is safe: run the same command again to go on")

@@ -17,12 +17,13 @@ from triaxis.cli import (
     print_json,
     published,  # noqa: F401 - registers audit, prereg and registry
 )
-from triaxis.cli.options import Alpha, Discordance, Filter, Id, Json, Margin, Metric, Task, answerable, assumed, columns
+from triaxis.cli.options import Alpha, Discordance, Filter, Id, Json, Margin, Metric, Task, assumed, columns
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
     from triaxis.estimate.compare import How
     from triaxis.estimate.results import Columns
+    from triaxis.estimate.sequential import Look
 
 
 # ---------------------------------------------------------------- compare
@@ -69,8 +70,7 @@ def compare(
         return _watch(files, wanted, condition, alpha, every, polls, branches, json)
     shares = {"margin": margin, "alpha": alpha, "level": level}
     how: How = How(intersect=intersect, repeats=repeats, vote=vote, identical=allow_identical, **shares)
-    with answerable():
-        found = compare_many(relabel([open_spec(f, wanted, condition) for f in files]), how, against=against)
+    found = compare_many(relabel([open_spec(f, wanted, condition) for f in files]), how, against=against)
     if json:
         return print_json(found.comparisons[0].as_dict() if len(files) == 2 else found.as_dict())
     from triaxis.cli import show
@@ -93,7 +93,7 @@ def _watch(
 
     from triaxis.estimate.compare import growing, relabel
     from triaxis.estimate.results import open_spec
-    from triaxis.estimate.sequential import Look, watch
+    from triaxis.estimate.sequential import all_resolved, watch
 
     if every < 0 or (polls is not None and polls < 1) or branches < 1:
         raise UserError("--every is seconds from 0, --polls and --branches whole numbers from 1")
@@ -104,28 +104,28 @@ def _watch(
         names[:] = [f"{f.label} vs {found[0].label}" for f in found[1:]]
         return [growing(found[0], f, branches) for f in found[1:]]
 
-    last: list[Look] = []
+    last: list[Look | None] = []
     stopped, taken = "out of polls", 0
-    with answerable():
-        try:
-            for last in watch(poll, lambda: time.sleep(every), alpha=alpha, polls=polls):
-                taken += 1
-                seen = "; ".join(f"n={at.n} {100 * at.value:+.1f} points e={at.e:.3g}" for at in last)
-                complain(f"look {taken}: {seen or 'no shared item yet'}")
-            if last and len(last) == len(names) and all(at.resolved for at in last):
-                stopped = "resolved"
-        except KeyboardInterrupt:
-            stopped = "interrupted"
+    try:
+        for last in watch(poll, lambda: time.sleep(every), alpha=alpha, polls=polls):
+            taken += 1
+            seen = [f"n={at.n} {100 * at.value:+.1f} points e={at.e:.3g}" for at in last if at is not None]
+            complain(f"look {taken}: {'; '.join(seen) or 'no shared item yet'}")
+        stopped = "resolved" if all_resolved(last) else stopped
+    except KeyboardInterrupt:
+        stopped = "interrupted"
     if json:
-        effects = [_look_effect(n, at) for n, at in zip(names, last, strict=False)]
         head: dict[str, Any] = {"stopped": stopped, "looks": taken}
-        return print_json({**head, **effects[0]} if len(effects) == 1 else {**head, "effects": effects})
+        if len(last) == 1 and last[0] is not None:
+            return print_json({**head, **_look_effect(names[0], last[0])})
+        effects = [None if at is None else _look_effect(n, at) for n, at in zip(names, last, strict=False)]
+        return print_json({**head, "effects": effects})
     from triaxis.cli import show
 
-    show.looks(names, last, stopped, alpha)
+    show.looks(names if last else [], last, stopped, alpha)
 
 
-def _look_effect(name: str, at: Any) -> dict[str, Any]:
+def _look_effect(name: str, at: Look) -> dict[str, Any]:
     word = ("drop" if at.value < 0 else "lift") if at.resolved else "not resolved at this N"
     found = {"name": name, "value": at.value, "low": at.low, "high": at.high, "p": at.p, "p_holm": None, "n": at.n}
     found |= {
@@ -158,21 +158,20 @@ def power(
     """Plan a paired comparison: N to effect, effect to N, or equivalence margin to N."""
     from triaxis.estimate import design
 
-    with answerable():
-        known = assumed(discordance, task)
-        kind: Literal["midp", "exact"] = "exact" if test == "exact" else "midp"
-        if test not in ("midp", "exact"):
-            raise UserError(f"--test {test!r}: known: midp, exact")
-        question = design.Question(
-            n=n, effect=effect, margin=margin, discordance=known, alpha=alpha, power=power, test=kind
-        )
-        found = design.answer(question)
-        if plot is not None:
-            design.plot(question, plot)
-            found["plot"] = str(plot)
-        if json:
-            return print_json(found)
-        ladder = design.curve(design.LADDER, known.share, question)
+    known = assumed(discordance, task)
+    kind: Literal["midp", "exact"] = "exact" if test == "exact" else "midp"
+    if test not in ("midp", "exact"):
+        raise UserError(f"--test {test!r}: known: midp, exact")
+    question = design.Question(
+        n=n, effect=effect, margin=margin, discordance=known, alpha=alpha, power=power, test=kind
+    )
+    found = design.answer(question)
+    if plot is not None:
+        design.plot(question, plot)
+        found["plot"] = str(plot)
+    if json:
+        return print_json(found)
+    ladder = design.curve(design.LADDER, known.share, question)
     from triaxis.cli import show
 
     show.power(found, ladder)
@@ -205,10 +204,9 @@ def factorial(
     from triaxis.estimate.factorial import attribute, mixed_check
 
     wanted = columns(id, metric, filter)
-    with answerable():
-        crossed, scores = cells.named(cell, wanted) if cell else cells.columns(file, factors, wanted)
-        found = attribute(crossed, scores, margin=margin, alpha=alpha)
-        check = mixed_check(crossed, scores, method=mixed) if mixed else None
+    crossed, scores = cells.named(cell, wanted) if cell else cells.columns(file, factors, wanted)
+    found = attribute(crossed, scores, margin=margin, alpha=alpha)
+    check = mixed_check(crossed, scores, method=mixed) if mixed else None
     if json:
         terms = None if check is None else [t._asdict() for t in check]
         return print_json({**found.as_dict(), "log_odds": terms})

@@ -1,14 +1,10 @@
-"""What the evidence commands share: options, and the one place where "cannot be estimated" becomes a clear line."""
+"""Options that several of the evidence commands take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from triaxis.errors import UserError
 
 if TYPE_CHECKING:
     from triaxis.estimate.audit import Assumed
@@ -25,17 +21,6 @@ Discordance = Annotated[
 Id = Annotated[str, typer.Option("--id", help="Column that holds the item id.")]
 Metric = Annotated[str, typer.Option(help="Score column, lm-eval metric or Inspect scorer.")]
 Filter = Annotated[str, typer.Option(help="lm-eval answer filter, such as strict-match.")]
-
-
-@contextmanager
-def answerable() -> Iterator[None]:
-    """What cannot be estimated is one clear line, like any unusable input."""
-    from triaxis.estimate.power import UndefinedEstimate
-
-    try:
-        yield
-    except UndefinedEstimate as e:
-        raise UserError(str(e)) from None
 
 
 def columns(id: str, metric: str, filter: str, *, unfinished: bool = False) -> Columns:

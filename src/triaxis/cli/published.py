@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from triaxis.cli import app, complain, print_json
-from triaxis.cli.options import Alpha, Discordance, Filter, Id, Json, Metric, Task, answerable, assumed, columns
+from triaxis.cli.options import Alpha, Discordance, Filter, Id, Json, Metric, Task, assumed, columns
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def audit_claim(
     """Audit "treatment against baseline" from two published accuracies: every pairing they allow."""
     from triaxis.estimate.audit import claim, parse_count
 
-    with answerable():
-        left, right = parse_count(baseline, n), parse_count(treatment, n)
-        found = claim(left, right, assumed=assumed(discordance, task), alpha=alpha)
+    left, right = parse_count(baseline, n), parse_count(treatment, n)
+    found = claim(left, right, assumed=assumed(discordance, task), alpha=alpha)
     if json:
         return print_json(found.as_dict())
     from triaxis.cli import show
@@ -67,8 +66,7 @@ def audit_table(
     from triaxis.estimate import table
     from triaxis.estimate.claims import read_table
 
-    with answerable():
-        found = table.audit_table(read_table(file), assumed=assumed(discordance, task), alpha=alpha)
+    found = table.audit_table(read_table(file), assumed=assumed(discordance, task), alpha=alpha)
     if json:
         return print_json(found.as_dict())
     from triaxis.cli import show
@@ -93,9 +91,8 @@ def audit_rows(
     from triaxis.estimate.rows import audit_rows as audit
 
     crossed = [f.strip() for f in factors.split(",") if f.strip()]
-    with answerable():
-        results = _with_gold(read(file, columns(id, metric, filter)), task)
-        found = audit(results, same=_same_answer, factors=crossed)
+    results = _with_gold(read(file, columns(id, metric, filter)), task)
+    found = audit(results, same=_same_answer, factors=crossed)
     if json:
         return print_json(found.as_dict())
     from triaxis.cli import show
@@ -133,12 +130,11 @@ def audit_registry(
     from triaxis import registry
     from triaxis.estimate import landscape
 
-    with answerable():
-        entries = [registry.paper(paper)] if paper else list(registry.papers())
-        audits = landscape.audit_registry(entries, assumed=assumed(discordance, "GSM8K"))
-        wanted = _axis(axis)
-        across, inside = landscape.clashes(audits, wanted), landscape.within(audits, wanted)
-        rows = landscape.variables(across, audits)
+    wanted = _axis(axis)
+    entries = [registry.paper(paper)] if paper else list(registry.papers())
+    audits = landscape.audit_registry(entries, assumed=assumed(discordance, "GSM8K"))
+    across, inside = landscape.clashes(audits, wanted), landscape.within(audits, wanted)
+    rows = landscape.variables(across, audits)
     if json:
         found = [
             {"id": a.paper.id, "label": a.paper.label, "claims": [s.as_dict() for s in a.sights],
@@ -190,8 +186,7 @@ def prereg_check(
 
     folder = study if study.is_dir() else study.parent
     rules = prereg.load(file)
-    with answerable():
-        found = prereg.check(rules.predictions, _summary(folder / "summary.json" if study.is_dir() else study))
+    found = prereg.check(rules.predictions, _summary(folder / "summary.json" if study.is_dir() else study))
     standing = prereg.standing(rules.digest, _stamp(folder))
     if json:
         outcomes = [o._asdict() for o in found]
@@ -310,15 +305,14 @@ def registry_compare(
     from triaxis.estimate import landscape
 
     wanted = _axis(axis)
-    with answerable():
-        own = _entries(studies or [])
-        audits = landscape.audit_registry([*own, *registry.papers()])
-        found = landscape.line_up(audits, str(wanted), task)
+    own = _entries(studies or [])
+    audits = landscape.audit_registry([*own, *registry.papers()])
+    found = landscape.line_up(audits, str(wanted), task)
     if json:
         return print_json({"axis": axis, "claims": [s.as_dict() for s in found]})
     from triaxis.cli import show
 
-    show.sights(found, forest=True)
+    show.line_up(found)
 
 
 def _entries(paths: list[Path]) -> list[Paper]:

@@ -22,6 +22,7 @@ from triaxis.estimate.sequential import Look
 from triaxis.estimate.table import Finding, TableAudit
 from triaxis.registry.records import AXES, Paper
 
+_WIDE = 130  # columns of what is piped or logged
 _BAR = 25  # characters of a forest row, odd: the middle is zero
 _COLOURS = {
     "drop": "red",
@@ -36,11 +37,9 @@ _COLOURS = {
 
 
 def console() -> Console:
-    """Standard output; at least 110 columns wide, so that a pipe or a log gets whole rows."""
+    """Standard output; wide where it is no terminal, so that a pipe or a log gets whole rows."""
     made = Console(highlight=False)
-    if made.width < 110:
-        made = Console(highlight=False, width=110)
-    return made
+    return made if made.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 def say(text: str, style: str = "") -> None:
@@ -124,23 +123,18 @@ def _effect(c: Comparison) -> Sequence[object]:
     return *cells, *ps, colour(e.verdict)
 
 
-def looks(names: Sequence[str], found: Sequence[Look], stopped: str, alpha: float) -> None:
-    rows = []
-    for name, at in zip(names, found, strict=False):
+def looks(names: Sequence[str], found: Sequence[Look | None], stopped: str, alpha: float) -> None:
+    rows: list[Sequence[object]] = []
+    for name, at in zip(names, found, strict=True):
+        if at is None:
+            rows.append((name, 0, "", "", "", "", "", colour("no shared item yet")))
+            continue
         word = ("drop" if at.value < 0 else "lift") if at.resolved else "not resolved"
-        cells = (
-            name,
-            at.n,
-            at.gain,
-            at.loss,
-            points(at.value),
-            f"{points(at.low)} to {points(at.high)}",
-            f"{at.e:.3g}",
-        )
-        rows.append((*cells, colour(word)))
-    names = ("comparison", ">n", ">gain", ">loss", ">points", ">anytime interval", ">e-value", "verdict")
-    table("", names, rows)
-    say(f"Stopped: {stopped}. An e-value of {len(found) / alpha:g} resolves; interval and e-value hold at every look.")
+        span = f"{points(at.low)} to {points(at.high)}"
+        rows.append((name, at.n, at.gain, at.loss, points(at.value), span, f"{at.e:.3g}", colour(word)))
+    table("", ("comparison", ">n", ">gain", ">loss", ">points", ">anytime interval", ">e-value", "verdict"), rows)
+    needed = f"An e-value of {len(names) / alpha:g} resolves" if names else "Nothing was read"
+    say(f"Stopped: {stopped}. {needed}; interval and e-value hold at every look.")
 
 
 def power(found: Mapping[str, Any], ladder: Sequence[tuple[int, float | None]]) -> None:
@@ -286,22 +280,29 @@ def registry_audit(found: Sequence[PaperAudit]) -> None:
         say("fixes: " + ("; ".join(f"{k} = {_short(v)}" for k, v in fixed.items()) or "nothing it states"), "dim")
         tested = [s for s in a.sights if s.points is not None]
         if tested:
-            sights(tested, forest=False)
+            sights(tested)
         else:
             say("no claim with a baseline", "dim")
         findings(a.findings, notes=False)
 
 
-def sights(found: Sequence[Sight], *, forest: bool) -> None:
+def sights(found: Sequence[Sight]) -> None:
+    names = ("condition", "task", "axis", ">N", ">points", ">all pairings", ">Holm p", "verdict")
+    table("", names, [_sight_row(s) for s in found])
+
+
+def line_up(found: Sequence[Sight]) -> None:
+    """A forest of differences, then what each study fixed."""
     reach = max([5.0, *(abs(v) for s in found for v in (s.points, s.low, s.high) if v is not None)])
     reach = min(reach, 40.0)
-    if forest:
-        head = "=" + f"-{reach:.0f}".ljust(_BAR // 2) + "0" + f"+{reach:.0f}".rjust(_BAR // 2)
-        names = ("id", "condition", ">N", ">points", ">all pairings", head, "verdict", "numbers")
-        table("", names, [_forest_row(s, reach) for s in found])
-    else:
-        names = ("condition", "task", "axis", ">N", ">points", ">all pairings", ">Holm p", "verdict")
-        table("", names, [_sight_row(s) for s in found])
+    head = "=" + f"-{reach:.0f}".ljust(_BAR // 2) + "0" + f"+{reach:.0f}".rjust(_BAR // 2)
+    names = ("id", "condition", "task", "executor", ">N", ">points", head, "verdict", "numbers")
+    table("", names, [_forest_row(s, reach) for s in found])
+    for id in dict.fromkeys(s.paper for s in found):
+        first = next(s for s in found if s.paper == id)
+        fixed = "; ".join(f"{k} = {_short(v)}" for k, v in first.fixed.items() if k != "executor")
+        say(f"{id} ({first.label}): {fixed or 'states no design variable'}")
+    say("Bar: what the published numbers allow, over all pairings; a study's own interval.", "dim")
 
 
 def _sight_row(s: Sight) -> Sequence[object]:
@@ -314,7 +315,8 @@ def _sight_row(s: Sight) -> Sequence[object]:
 def _forest_row(s: Sight, reach: float) -> Sequence[object]:
     value = "" if s.points is None else f"{s.points:+.1f}"
     known = provenance(s.label.partition(" ")[0])
-    return s.paper, s.condition, s.n, value, _span(s), _forest(s, reach), colour(s.verdict), known
+    executor = s.executor.rpartition("/")[2]
+    return s.paper, s.condition, s.task, executor, s.n, value, _forest(s, reach), colour(s.verdict), known
 
 
 def _span(s: Sight) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from triaxis.cli import app, print_json
 from triaxis.errors import UserError
+
+if TYPE_CHECKING:
+    from triaxis.study import Study
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a study (rows.sqlite, summary.json).")]
@@ -86,6 +89,7 @@ def _value(text: str) -> object:
 
 @app.command()
 def diagnose(
+    context: typer.Context,
     executor: Annotated[str, typer.Option(help="'tiny' or a checkpoint folder.")] = "tiny",
     planners: Annotated[
         str | None, typer.Option(help="Comma-separated planners; default: the three tiny ones.")
@@ -103,12 +107,14 @@ def diagnose(
     json_: Json = False,
 ) -> None:
     """Run the three-axis diagnosis and write rows, summary and report. Re-running goes on where it stopped."""
-    from triaxis.study import TINY_PLANNERS, Study, reopen
+    from triaxis.report.study import Study
+    from triaxis.study import TINY_PLANNERS
 
     if resume:
         if out is None:
             raise UserError("--resume needs --out, the folder of the study to go on with")
-        study, _ = reopen(out)
+        _refuse_settings(context)
+        study = Study.reopen(out)
     else:
         study = Study(
             executor=executor, planners=_names(planners) if planners is not None else TINY_PLANNERS, task=task, n=n,
@@ -120,12 +126,22 @@ def diagnose(
     show(summary, folder, json_)
 
 
-def default_folder(study: Any) -> Path:
-    """runs/<executor>-<task>-n<n>-<hash>, so that different studies never meet."""
+def _refuse_settings(context: typer.Context) -> None:
+    """--resume takes its settings from the folder; one given beside it would be ignored, so it is refused."""
+    beside = ("out", "resume", "json_")
+    given = [p for p in context.command.params if context.get_parameter_source(str(p.name)).name == "COMMANDLINE"]  # type: ignore[union-attr]
+    settings = [p.opts[0] for p in given if p.name not in beside]
+    if settings:
+        raise UserError(f"--resume goes on with the settings of the study in --out; leave out {', '.join(settings)}")
+
+
+def default_folder(study: Study) -> Path:
+    """runs/<executor>-<task>-n<n>-<hash>, so that different studies never meet; one study has one folder."""
     from triaxis.store import identity
 
     task = "".join(c if c.isalnum() else "-" for c in study.task)[-30:]
-    return Path("runs") / f"{Path(study.executor).name}-{task}-n{study.n}-{identity(study.spec())[:8]}"
+    settings = {**study.spec(), "conditions": sorted(c.name for c in study.table())}
+    return Path("runs") / f"{Path(study.executor).name}-{task}-n{study.n}-{identity(settings)[:8]}"
 
 
 def show(summary: dict[str, Any], folder: Path, json_: bool) -> None:
@@ -161,6 +177,10 @@ def grade(
     json_: Json = False,
 ) -> None:
     """Grade a study's stored texts again and re-make its summary and report; needs no model."""
+    from triaxis.report import render
     from triaxis.study import regrade
 
-    show(regrade(folder, second=second), folder, json_)
+    with Bar() as bar:
+        summary = regrade(folder, bar, second=second)
+    render(folder)
+    show(summary, folder, json_)

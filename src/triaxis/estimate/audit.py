@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from triaxis.errors import UserError
+from triaxis.errors import UndefinedEstimate, UserError
 from triaxis.estimate.paired import clopper_pearson, mcnemar, tango, wilson
-from triaxis.estimate.power import UndefinedEstimate, mde80, n80
+from triaxis.estimate.power import mde80, n80
 
 _MOST_PAIRS = 4096  # count pairs a rounding may leave before only its extremes are tried
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,9 +50,8 @@ class Table:
         return np.array([[self.grades[r.id].verdict == "right" for r in rows] for rows in self.rows[name]])
 
     def score(self, name: str) -> Floats:
-        """Scores for pairing: (items,) where there is one branch, else (items, branches)."""
-        right = self.right(name).astype(float)
-        return right[:, 0] if right.shape[1] == 1 else right
+        """(items,): the share of an item's completions that are right, 0 or 1 where there is one."""
+        return np.asarray(self.right(name).mean(1), dtype=float)
 
     def answers(self, name: str) -> list[list[str]]:
         """Canonical answers by item and branch, "" where unreadable."""
@@ -64,18 +63,27 @@ def arrange(
     grades: Mapping[str, GradeRow],
     plans: Mapping[str, PlanRow],
     cards: Sequence[Mapping[str, Any]],
+    n: int,
 ) -> Table:
-    """Pair rows by item. UndefinedEstimate where a condition misses items or branches: run the study to its end."""
+    """Pair the rows of `n` items. UndefinedEstimate where rows or grades are missing: run the study to its end.
+
+    cards: the conditions, each with the number of "completions" an item has in it, over seeds and branches.
+    """
     found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=lambda r: (r.seed, r.branch)):
         found[row.condition][row.item].append(row)
-    names = [str(c["name"]) for c in cards]
     items = sorted({row.item for row in rows})
-    for name in names:
-        counts = {len(found[name].get(item, ())) for item in items}
-        if len(counts) != 1 or 0 in counts:
-            raise UndefinedEstimate(f"condition {name!r} lacks rows for some items; run the study to its end first")
-    table = {name: [found[name][item] for item in items] for name in names}
+    for card in cards:
+        per_item = found[card["name"]]
+        whole = sum(len(per_item.get(item, ())) == card["completions"] for item in items)
+        if whole != n or len(items) != n:
+            raise UndefinedEstimate(
+                f"condition {card['name']!r} has all its rows for {whole} of {n} items; run the study to its end first"
+            )
+    table = {str(c["name"]): [found[c["name"]][item] for item in items] for c in cards}
+    missing = sum(row.id not in grades for per_item in table.values() for group in per_item for row in group)
+    if missing:
+        raise UndefinedEstimate(f"{missing} rows are not graded; run triaxis grade first")
     return Table(tuple(items), {str(c["name"]): c for c in cards}, table, grades, plans)
 
 
@@ -134,7 +142,7 @@ def spread(t: Table, names: Sequence[str], *, resamples: int = 2000, seed: int =
     The maximum of noisy means is biased upward at small N, so the value may not be read as what the worst
     shape costs; each shape's own effect says that. gain and loss are those of the best against the worst.
     """
-    scores = np.stack([t.score(n) for n in names], axis=1)
+    scores = np.stack([t.score(n) for n in names], axis=1)  # (items, shapes)
     means = scores.mean(0)
     best, worst = int(means.argmax()), int(means.argmin())
     draws = np.random.default_rng(seed).integers(0, len(scores), (resamples, len(scores)))
@@ -143,7 +151,7 @@ def spread(t: Table, names: Sequence[str], *, resamples: int = 2000, seed: int =
     try:
         p: float | None = cochran_q(scores).p
     except UndefinedEstimate:
-        p = None  # no item differs between any two shapes
+        p = None  # no item differs between any two shapes, or scores are shares of several completions
     pair = paired(scores[:, best], scores[:, worst])
     verdict = "drop" if p is not None and p < 0.05 else "not resolved at this N"
     return replace(
@@ -153,7 +161,7 @@ def spread(t: Table, names: Sequence[str], *, resamples: int = 2000, seed: int =
 
 
 def _rates(t: Table, name: str) -> dict[str, float | None]:
-    """How often the executor gives the answer its plan implies: over all plans, and over plans that imply a wrong one."""
+    """How often the answer is the one the plan implies: over all plans, and over plans that imply a wrong one."""
     copied: list[bool] = []
     followed: list[bool] = []
     right_steps: list[bool] = []
@@ -229,45 +237,54 @@ def diversity_axis(t: Table) -> dict[str, Any] | None:
     names = _role(t, "diversity")
     if not names:
         return None
-    base = next((n for n in names if t.conditions[n]["against"] == "none"), names[0])
-    out = _branches(t, base)
-    useful = paired(_vote(t, base), t.right(base).mean(1), name="vote minus one branch")
-    family = [useful]
+    base = _base_vote(t)
+    vote = {n: _vote_score(t, n) for n in names}
+    family = [paired(vote[base], t.score(base), name="vote minus one branch")]
     others = [n for n in names if n != base]
-    family += [paired(_vote(t, n), _vote(t, base), name=f"vote of {n} minus vote of {base}") for n in others]
+    family += [paired(vote[n], vote[base], name=f"vote of {n} minus vote of {base}") for n in others]
     if "none" in t.rows:
-        family.append(paired(_vote(t, base), t.score("none"), name="vote minus greedy"))
+        family.append(paired(vote[base], t.score("none"), name="vote minus greedy"))
     effects = [e.effect() for e in finish(family, margin=MARGIN)]
-    out["useful"] = effects[0]
-    out["effects"] = effects[1:]
-    out["scaffolded"] = {n: _branches(t, n) for n in others}
-    return out
+    scaffolded = {n: _branches(t, n) for n in others}
+    return {**_branches(t, base), "useful": effects[0], "effects": effects[1:], "scaffolded": scaffolded}
 
 
-def _vote(t: Table, name: str) -> Floats:
-    return np.asarray(diversity.vote(t.answers(name), t.right(name)).score, dtype=float)
+def _base_vote(t: Table) -> str:
+    names = _role(t, "diversity")
+    return next((n for n in names if t.conditions[n]["against"] == "none"), names[0])
+
+
+def _votes(t: Table, name: str) -> list[diversity.Vote]:
+    """One vote a seed, over the condition's branches; ties are split uniformly."""
+    answers, right, size = t.answers(name), t.right(name), int(t.conditions[name]["branches"])
+    starts = range(0, right.shape[1], size)
+    return [diversity.vote([row[k : k + size] for row in answers], right[:, k : k + size]) for k in starts]
+
+
+def _vote_score(t: Table, name: str) -> Floats:
+    return np.asarray(np.mean([v.score for v in _votes(t, name)], axis=0), dtype=float)
 
 
 def _branches(t: Table, name: str) -> dict[str, Any]:
-    """Vote, oracle, spread of answers and pass@k of one condition; ties are split uniformly, bounds beside it."""
-    answers, right = t.answers(name), t.right(name)
-    vote = diversity.vote(answers, right)
-    curve = diversity.pass_curve(right)
-    entropy = diversity.entropy(answers) if right.shape[1] > 1 else None
+    """Vote, oracle, spread of answers and pass@k of one condition, means over items and seeds; tie bounds beside it."""
+    answers, right, size = t.answers(name), t.right(name), int(t.conditions[name]["branches"])
+    votes = _votes(t, name)
+    curve = diversity.pass_curve(right)[:, :size]
+    by_seed = [([row[k : k + size] for row in answers], right[:, k : k + size]) for k in range(0, right.shape[1], size)]
     return {
-        "branches": int(right.shape[1]),
+        "branches": size,
         "tie_rule": "uniform",
-        "ties": int(np.sum(vote.tie)),
+        "ties": sum(int(np.sum(v.tie)) for v in votes),
         "per_branch": float(right.mean()),
-        "vote": float(np.mean(vote.score)),
-        "vote_low_tie": float(np.mean(vote.low_tie)),
-        "vote_high_tie": float(np.mean(vote.high_tie)),
-        "oracle": float(right.any(1).mean()),
-        "unique": float(np.mean(diversity.unique_count(answers, right).total)),
-        "entropy": None if entropy is None else float(np.mean(entropy)),
+        "vote": float(np.mean([v.score for v in votes])),
+        "vote_low_tie": float(np.mean([v.low_tie for v in votes])),
+        "vote_high_tie": float(np.mean([v.high_tie for v in votes])),
+        "oracle": float(np.mean([r.any(1) for _, r in by_seed])),
+        "unique": float(np.mean([diversity.unique_count(a, r).total for a, r in by_seed])),
+        "entropy": float(np.mean([diversity.entropy(a) for a, _ in by_seed])) if size > 1 else None,
         "pass_at_k": [float(x) for x in curve.mean(0)],
-        "pass_at_k_interval": [_interval(curve[:, k]) for k in range(curve.shape[1])],
-        "vote_interval": _interval(np.asarray(vote.score, dtype=float)),
+        "pass_at_k_interval": [_interval(curve[:, k]) for k in range(size)],
+        "vote_interval": _interval(_vote_score(t, name)),
     }
 
 
@@ -283,31 +300,47 @@ def axes(t: Table, parameters: Mapping[str, int]) -> dict[str, Any]:
 
 def warnings(t: Table, lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
     """What a reader must know before reading the numbers; each line is computed from the rows."""
-    out: list[str] = []
+    return [*_failures(lines), *_ties(t, found["diversity"]), *_graders(t), *_low_power(found)]
+
+
+def _failures(lines: Sequence[Mapping[str, Any]], least: float = 0.02) -> Iterator[str]:
     for line in lines:
         for rate, what in (("truncated", "hit the end of the canvas"), ("unreadable", "had no readable answer")):
-            if line[rate] >= 0.02:
-                out.append(
-                    f"{line['name']}: {line[rate]:.1%} of the completions {what}; read its accuracy with that in mind"
-                )
-    axis = found.get("diversity")
+            if line[rate] >= least:
+                share = f"{line['name']}: {line[rate]:.1%} of the completions {what}"
+                yield f"{share}; read its accuracy with that in mind"
+
+
+def _ties(t: Table, axis: Mapping[str, Any] | None) -> Iterator[str]:
     if axis and axis["ties"]:
+        votes = len(t.items) * len(_votes(t, _base_vote(t)))
         points = 100 * (axis["vote_high_tie"] - axis["vote_low_tie"])
-        out.append(
-            f"vote: {axis['ties']} of {len(t.items)} items are tied; how ties are broken moves it by {points:.1f} points"
-        )
-    graded = [g for g in t.grades.values() if g.second >= 0]
-    disagree = sum((g.verdict == "right") != bool(g.second) for g in graded)
+        yield f"vote: {axis['ties']} of {votes} votes are tied; how ties are broken moves it by {points:.1f} points"
+
+
+def _graders(t: Table) -> Iterator[str]:
+    grades = [t.grades[row.id] for per_item in t.rows.values() for rows in per_item for row in rows]
+    asked = [g for g in grades if g.second >= 0]
+    disagree = sum((g.verdict == "right") != bool(g.second) for g in asked)
     if disagree:
-        out.append(f"the second grader (math-verify) disagrees on {disagree} of {len(graded)} completions")
-    fallback = sum(g.how == "fallback" for g in t.grades.values())
+        yield f"the second grader (math-verify) disagrees on {disagree} of {len(asked)} completions"
+    fallback = sum(g.how == "fallback" for g in grades)
     if fallback:
-        out.append(f"{fallback} answers were read by the fallback rule (last number), not from a mark")
-    effects = list((found.get("brittleness") or {}).get("effects", []))
-    weak = [e["mde80"] for e in effects if e["verdict"] == "not resolved at this N" and e["mde80"]]
-    if weak:
-        out.append(
-            f"low power: {len(weak)} effects of axis 1 are not resolved at n={len(t.items)}; "
-            f"the design could see {100 * min(weak):.0f} to {100 * max(weak):.0f} points"
-        )
-    return out
+        yield f"{fallback} answers were read by the fallback rule (last number), not from a mark"
+
+
+def _low_power(found: Mapping[str, Any]) -> Iterator[str]:
+    """One line an axis on its main effects; the spread, the corruptions and the slope are not counted."""
+    shapes = (found["brittleness"] or {"effects": []})["effects"]
+    contents = [p["content"] for p in (found["trust"] or {"planners": []})["planners"]]
+    votes = [found["diversity"]["useful"]] if found["diversity"] else []
+    for number, effects in enumerate((shapes, contents, votes), 1):
+        open_ = [e for e in effects if e["verdict"] == "not resolved at this N"]
+        if not open_:
+            continue
+        seen = [100 * e["mde80"] for e in open_ if e["mde80"] is not None]
+        could = f"effects from {min(seen):.0f} to {max(seen):.0f} points" if seen else "no effect of any size"
+        if seen and f"{min(seen):.0f}" == f"{max(seen):.0f}":
+            could = f"an effect of {max(seen):.0f} points"
+        many = f"{len(open_)} of {len(effects)} main effects of axis {number} are"
+        yield f"low power: {many} not resolved at n={open_[0]['n']}; with 80 % power the design sees {could}"

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from triaxis.errors import UserError
+from triaxis.errors import UndefinedEstimate, UserError
 from triaxis.estimate.paired import (
     CochranQ,
     Estimate,
-    UndefinedEstimate,
     cochran_q,
     e_value,
     finish,
@@ -26,6 +25,9 @@ from triaxis.estimate.paired import (
     wilson,
 )
 from triaxis.estimate.results import Record, Results
+
+if TYPE_CHECKING:
+    from triaxis.estimate.diversity import Vote
 
 Scores = dict[str, float]
 
@@ -152,9 +154,7 @@ def compare_many(files: Sequence[Results], how: How = How(), *, against: str = "
 
 def item_scores(results: Results, how: How = How()) -> Scores:
     """One score an item: the mean of its branches and seeds, or their vote. UserError on items counted twice."""
-    by_item: dict[str, list[Record]] = {}
-    for record in results.records:
-        by_item.setdefault(record.item, []).append(record)
+    by_item = _by_item(results)
     if how.repeats == "refuse":
         _check_repeats(results)
     _check_doubled(results)
@@ -272,6 +272,15 @@ def _shared(files: Sequence[Results], scores: Sequence[Scores], how: How) -> lis
 
 
 def _votes(results: Results, by_item: Mapping[str, Sequence[Record]]) -> Scores:
+    """The vote of each (item, seed), averaged over seeds."""
+    keys, tally = _tally(results, by_item)
+    by_seed: dict[str, list[float]] = {}
+    for item, score in zip(keys, tally.score.tolist(), strict=True):
+        by_seed.setdefault(item, []).append(score)
+    return {item: sum(s) / len(s) for item, s in by_seed.items()}
+
+
+def _tally(results: Results, by_item: Mapping[str, Sequence[Record]]) -> tuple[list[str], Vote]:
     from triaxis.estimate.diversity import vote
 
     ballots: dict[tuple[str, str], list[Record]] = {}
@@ -285,22 +294,30 @@ def _votes(results: Results, by_item: Mapping[str, Sequence[Record]]) -> Scores:
     sizes = {len(b) for b in ballots.values()}
     if len(sizes) > 1:
         few = min(ballots, key=lambda k: len(ballots[k]))
-        raise UserError(
-            f"{results.path}: item {few[0]!r} has {len(ballots[few])} branches, others have {max(sizes)}; finish the "
-            "run"
-        )
+        short = f"item {few[0]!r} has {len(ballots[few])} branches, others have {max(sizes)}"
+        raise UserError(f"{results.path}: {short}; finish the run")
     answers = [[r.answer or "" for r in b] for b in ballots.values()]
     right = [[r.score == 1 for r in b] for b in ballots.values()]
     try:
-        tally = vote(answers, right, rule="uniform")
-    except UndefinedEstimate:
-        raise
+        return [item for item, _ in ballots], vote(answers, right, rule="uniform")
     except ValueError as e:
         raise UserError(f"{results.path}: the answers contradict the scores ({e}); see triaxis audit rows") from None
-    by_seed: dict[str, list[float]] = {}
-    for (item, _), score in zip(ballots, tally.score.tolist(), strict=True):
-        by_seed.setdefault(item, []).append(score)
-    return {item: sum(s) / len(s) for item, s in by_seed.items()}
+
+
+def _tie_notes(f: Results) -> list[str]:
+    _, tally = _tally(f, _by_item(f))
+    ties = int(tally.tie.sum())
+    if not ties:
+        return []
+    low, high = 100 * float(tally.low_tie.mean()), 100 * float(tally.high_tie.mean())
+    return [f"{f.label}: {ties} votes are tied and split evenly; other tie rules give {low:.1f} to {high:.1f} %"]
+
+
+def _by_item(results: Results) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for r in results.records:
+        found.setdefault(r.item, []).append(r)
+    return found
 
 
 def _side(f: Results, scores: Scores, column: np.ndarray[Any, np.dtype[np.float64]], how: How) -> Side:
@@ -334,6 +351,7 @@ def _cochran(columns: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Cochra
 
 def _notes(a: Results, b: Results, shared: Sequence[str], how: How) -> tuple[str, ...]:
     notes = [f"{f.path}: {note}" for f in (a, b) for note in f.notes]
+    notes += [note for f in (a, b) for note in (_tie_notes(f) if how.vote else [])]
     notes += _replicate_notes(a) + _replicate_notes(b)
     kept = set(shared)
     texts = [{(r.item, r.seed, r.branch): r.text for r in f.records if r.item in kept} for f in (a, b)]
@@ -349,9 +367,7 @@ def _notes(a: Results, b: Results, shared: Sequence[str], how: How) -> tuple[str
 
 
 def _replicate_notes(f: Results) -> list[str]:
-    by_item: dict[str, list[float]] = {}
-    for r in f.records:
-        by_item.setdefault(r.item, []).append(r.score)
+    by_item = {item: [r.score for r in found] for item, found in _by_item(f).items()}
     sizes = {len(s) for s in by_item.values()}
     notes = []
     if len(sizes) > 1:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triaxis.errors import UserError
+from triaxis.errors import UndefinedEstimate, UserError
 from triaxis.estimate.audit import Assumed
 from triaxis.estimate.power import (
     Test,
-    UndefinedEstimate,
     mde80,
     mde_equivalence,
     n80,

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from triaxis.errors import UserError
-from triaxis.estimate.paired import Estimate, UndefinedEstimate, contrast, finish
+from triaxis.errors import UndefinedEstimate, UserError
+from triaxis.estimate.paired import Estimate, contrast, finish
 
 Levels: TypeAlias = tuple[str, ...]
 Factors: TypeAlias = Mapping[str, Sequence[str]]
@@ -151,13 +151,17 @@ def mixed_check(factors: Factors, cells: Cells, *, method: str = "gee") -> list[
     y = np.array([cells[cell][item] for item in items for cell in order])
     if not np.isin(y, (0, 1)).all():
         raise UndefinedEstimate("the mixed-effect check needs scores of 0 or 1, one a cell and item")
+    for cell in order:
+        if len(set(cells[cell].values())) == 1:
+            where = ", ".join(f"{f}={v}" for f, v in zip(factors, cell, strict=True))
+            raise UndefinedEstimate(f"cell {where} is all right or all wrong: its log-odds are infinite")
     names, design = _design(factors, order)
     x = np.tile(design, (len(items), 1))
     groups = np.repeat(np.arange(len(items)), len(order))
     fitted = _gee(y, x, groups) if method == "gee" else _conditional(y, x, groups)
     beta, error = fitted
     if not (np.isfinite(beta).all() and np.isfinite(error).all() and error.max(initial=0) < 1e3):
-        raise UndefinedEstimate("the model has no finite fit: a cell is all right or all wrong, or factors coincide")
+        raise UndefinedEstimate("the model has no finite fit on these items")
     from scipy import special
 
     half = 1.959963984540054 * error

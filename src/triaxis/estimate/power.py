@@ -5,8 +5,8 @@ arms disagree, `effect` the difference of their accuracies; both are shares (0.0
 discordant items is Bin(n, discordance), and of those Bin(m, (1 + effect / discordance) / 2) favour one arm, so every
 power below is a finite sum (binomial tails under 1e-12 are left out).
 
-Knows nothing of rows or estimates. `paired` imports this file, never the reverse, which is why the error class and
-the score statistic that both need live here. SciPy's `special` only: `stats` and `optimize` double the import time.
+Knows nothing of rows or estimates. `paired` imports this file, never the reverse, which is why the score statistic
+that both need lives here. SciPy's `special` only: `stats` and `optimize` double the import time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from triaxis.errors import UndefinedEstimate as UndefinedEstimate
+
 Test = Literal["midp", "exact"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -27,10 +29,6 @@ IntArray = npt.NDArray[np.int64]
 MOST_ITEMS = 10_000_000  # a search for N gives up above this: no benchmark is larger
 _NO_EFFECT = "effect 0 needs an infinite N; to show that there is no effect, use n_equivalence"
 _BLOCK = 1024  # rejection boundaries are cached in blocks of this many values of m
-
-
-class UndefinedEstimate(ValueError):
-    """The number asked for does not exist for these inputs. Raised instead of returning 0.0 or NaN."""
 
 
 def power(n: int, discordance: float, effect: float, *, alpha: float = 0.05, test: Test = "midp") -> float:

@@ -43,7 +43,7 @@ title = "what this study should show"
 
 [[prediction]]
 name = "an empty plan costs nothing"      # any words
-metric = "axes.brittleness.effects[empty]" # where it stands in summary.json; [..] picks a list entry by name
+metric = "axes.brittleness.effects[plan-empty]" # where it stands in summary.json; [..] picks a list entry by name
 comparison = "equivalent"                  # at_least, at_most, above, below, within, lift, drop, equivalent
 margin = 0.05                              # a share: five points
 n = 200                                    # items this was predicted for; a smaller run is NOT RESOLVED
@@ -203,14 +203,16 @@ def standing(found: str, stamped: str | None) -> Standing:
     """Was this file (its digest) stamped before the first row? `stamped`: the store's JSON, None without one."""
     if stamped is None:
         return Standing(False, "NOT STAMPED: nothing shows that these predictions were made before the rows")
-    mark = json.loads(stamped)
-    if mark["hash"] != found:
-        return Standing(False, f"CHANGED: this is not the file that was stamped on {mark['stamped_at']}")
-    if mark["rows_before"]:
-        return Standing(
-            False, f"WRITTEN AFTER: {mark['rows_before']} rows existed when it was stamped on {mark['stamped_at']}"
-        )
-    return Standing(True, f"stamped on {mark['stamped_at']}, before the first row")
+    try:
+        mark = json.loads(stamped)
+        hash_, at, rows = str(mark["hash"]), str(mark["stamped_at"]), int(mark["rows_before"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"the study's stamp of its predictions is not readable ({e}); it was changed by hand") from None
+    if hash_ != found:
+        return Standing(False, f"CHANGED: this is not the file that was stamped on {at}")
+    if rows:
+        return Standing(False, f"WRITTEN AFTER: {rows} rows existed when it was stamped on {at}")
+    return Standing(True, f"stamped on {at}, before the first row")
 
 
 # ---------------------------------------------------------------- deciding
@@ -410,6 +412,8 @@ def _observed(metric: str, at: Any, holder: Mapping[str, Any], summary: Mapping[
             if "value" in at:
                 return f"the run could not estimate {metric}"
             raise UserError(f"metric {metric!r} names a group, not a number{suggest('value', at)}")
+        if isinstance(at["value"], bool) or not isinstance(at["value"], (int, float)):
+            raise UserError(f"metric {metric!r} has the value {at['value']!r}, not a number")
         return Observed(float(at["value"]), at.get("low"), at.get("high"), at.get("n", study_n), at)
     if isinstance(at, bool) or not isinstance(at, (int, float)):
         raise UserError(f"metric {metric!r} is {at!r}, not a number")

@@ -14,7 +14,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +112,8 @@ def read(path: Path, columns: Columns | None = None) -> Results:
         return _inspect(path, label, digest, wanted)
     text = _text(path, data)
     start = text.lstrip()[:1]
+    if not start and wanted.unfinished:
+        return Results(label=label, path=path, kind="jsonl", records=(), digest=digest)
     if not start:
         raise UserError(f"{path}: the file is empty; expected one result a line")
     if start in "{[":
@@ -228,7 +229,7 @@ def _whole_json(text: str) -> Any:
         return None  # one object a line: do not parse the file twice
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -248,7 +249,7 @@ def _json_rows(path: Path, text: str, whole: Any, wanted: Columns) -> list[tuple
             continue
         try:
             row = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise UserError(
                 f"{path}: line {at} is not JSON ({e}); expected one object a line, such as {_EXAMPLE}"
             ) from None
@@ -272,6 +273,9 @@ def _csv_rows(path: Path, text: str, wanted: Columns) -> list[tuple[int, dict[st
     rows: list[tuple[int, dict[str, Any]]] = []
     try:
         names = [name.strip() for name in next(reader)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{path}: line 1 names the column {twice!r} twice; rename one")
         for cells in reader:
             if not any(c.strip() for c in cells):
                 continue
@@ -295,7 +299,8 @@ def _one_filter(
         raise UserError(f"{path}: holds {len(filters)} answer filters ({', '.join(filters)}); choose one with --filter")
     lookup(f"filter in {path}", filters, name)
     kept = [(at, row) for at, row in rows if str(row.get("filter")) == name]
-    metrics = kept[0][1].get("metrics") or []
+    listed = kept[0][1].get("metrics")
+    metrics = listed if isinstance(listed, list) else []
     metric = wanted.metric or (str(metrics[0]) if len(metrics) == 1 else "")
     if not metric:
         raise UserError(
@@ -308,10 +313,10 @@ def _record(path: Path, line: int, row: Mapping[str, Any], wanted: Columns) -> R
     item = _first(row, (wanted.item,) if wanted.item else ITEM)
     where = f"{path}: line {line}"
     if item is None or isinstance(item, (dict, list, bool)):
-        raise _no_column(where, row, wanted.item or "id", "an item id", ITEM, "--id")
+        raise _no_column(where, row, wanted.item or "id", "item id", ITEM, "--id")
     name = wanted.metric or next((k for k in SCORE if k in row), "")
     if name not in row:
-        raise _no_column(where, row, wanted.metric or "correct", "a score", SCORE, "--metric")
+        raise _no_column(where, row, wanted.metric or "correct", "score", SCORE, "--metric")
     score = score_of(row[name])
     if score is None:
         raise UserError(
@@ -322,7 +327,7 @@ def _record(path: Path, line: int, row: Mapping[str, Any], wanted: Columns) -> R
     unreadable = str(row[name]).strip().lower() == "unreadable"
     return Record(
         line=line,
-        item=str(item),
+        item=str(int(item)) if isinstance(item, float) and item.is_integer() else str(item),
         score=score,
         seed=_word(_first(row, SEED)),
         branch=_word(_first(row, BRANCH)),
@@ -347,7 +352,7 @@ def score_of(value: object) -> float | None:
             value = float(word)
         except ValueError:
             return None
-    if not isinstance(value, (bool, int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
+    if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:  # false for NaN
         return None
     return float(value)
 
@@ -467,7 +472,7 @@ def _inspect_records(path: Path, samples: list[Any], wanted: Columns) -> Iterato
 def _unscored(samples: list[Any]) -> tuple[str, ...]:
     lost = [str(s.id) for s in samples if not s.scores]
     return (
-        (f"{len(lost)} samples without a score are absent (errored or unfinished), such as {lost[0]!r}",)
+        (f"samples without a score (errored or unfinished) are absent: {len(lost)}, such as {lost[0]!r}",)
         if lost
         else ()
     )
@@ -482,5 +487,5 @@ def _inspect_protocol(spec: Any) -> dict[str, Any]:
         "task_args": spec.task_args,
         "dataset": spec.dataset.name,
         "generate": plain(spec.model_generate_config),
-        "config": {k: v for k, v in plain(spec.config).items() if k in ("epochs", "message_limit", "token_limit")},
+        "config": {k: v for k, v in plain(spec.config).items() if k in ("message_limit", "token_limit")},
     }

@@ -63,7 +63,7 @@ def audit_rows(results: Results, *, same: Same | None = None, factors: Sequence[
         groups.setdefault(r.condition, []).append(r)
     findings = []
     for name, rows in groups.items():
-        findings += _repeats(results, name, rows) + _questions(name, rows) + _uneven(name, rows)
+        findings += _repeats(results, name, rows) + _questions(name, rows) + _uneven(name, _once(rows))
         findings += _contradictions(name, rows)
     findings += _grading(results, same) + _second(results)
     conditions = [_condition(name, rows) for name, rows in groups.items()]
@@ -82,16 +82,14 @@ def _repeats(results: Results, name: str, rows: Sequence[Record]) -> list[Findin
     again = [r for r in rows if seen.setdefault((r.item, r.seed, r.branch), r) is not r]
     if not again:
         return []
-    items, first = {r.item for r in rows}, again[0]
-    every = len(rows) % len(items) == 0 and {r.item for r in again} == items
-    what = (
-        f"every item is counted {len(rows) // len(items)} times"
-        if every
-        else f"{len(again)} rows repeat an item, seed and branch"
-    )
+    times, rest = divmod(len(rows), len(seen))
+    if rest == 0 and len({(r.item, r.seed, r.branch) for r in again}) == len(seen):
+        what = f"every item is counted {times} times: N is {len({r.item for r in rows})}, not {len(rows)}"
+    else:
+        what = f"{len(again)} of {len(rows)} rows repeat an item, seed and branch and count again"
     changed = sum(1 for r in again if r.score != seen[(r.item, r.seed, r.branch)].score)
     graded = f"; {changed} of the repeats have another score" if changed else ""
-    text = f"{what} (such as {first.item!r}, {results.at(first)}): N is {len(items)}, not {len(rows)}{graded}"
+    text = f"{what} (such as {again[0].item!r}, {results.at(again[0])}){graded}"
     return [Finding("counted-twice", "error", name or "all rows", text)]
 
 
@@ -121,6 +119,11 @@ def _uneven(name: str, rows: Sequence[Record]) -> list[Finding]:
     few = [item for item, k in counts.items() if k < most]
     text = f"{len(few)} of {len(counts)} items have fewer than {most} rows (such as {few[0]!r} with {counts[few[0]]})"
     return [Finding("uneven-branches", "warning", name or "all rows", text)]
+
+
+def _once(rows: Sequence[Record]) -> list[Record]:
+    """The rows without repeats of an item, seed and branch: the first of each."""
+    return list({(r.item, r.seed, r.branch): r for r in reversed(rows)}.values())[::-1]
 
 
 def _per_item(rows: Sequence[Record]) -> dict[str, int]:
@@ -199,7 +202,9 @@ def _second(results: Results) -> list[Finding]:
 
 
 def _condition(name: str, rows: Sequence[Record]) -> ConditionAudit:
+    """Repeats counted once; `rows` as they are."""
     by_item: dict[str, list[float]] = {}
+    count, rows = len(rows), _once(rows)
     for r in rows:
         by_item.setdefault(r.item, []).append(r.score)
     means = [sum(s) / len(s) for s in by_item.values()]
@@ -209,7 +214,7 @@ def _condition(name: str, rows: Sequence[Record]) -> ConditionAudit:
     told = [r for r in rows if r.ended is not None]
     return ConditionAudit(
         name=name,
-        rows=len(rows),
+        rows=count,
         items=len(by_item),
         accuracy=sum(means) / len(means),
         low=low,

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from scipy import special
 
-from triaxis.errors import UserError
-from triaxis.estimate.paired import UndefinedEstimate, e_value, mcnemar
+from triaxis.errors import UndefinedEstimate, UserError
+from triaxis.estimate.paired import e_value, mcnemar
 
 _PRIOR = 0.5  # Jeffreys' Dirichlet over (gain, loss, neither): Krichevsky & Trofimov 1981
 
@@ -84,21 +84,26 @@ def watch(
     *,
     alpha: float = 0.05,
     polls: int | None = None,
-) -> Iterator[list[Look]]:
-    """Looks at growing comparisons until each is resolved, or `polls` looks were taken.
+) -> Iterator[list[Look | None]]:
+    """Looks at growing comparisons until every one is resolved, or `polls` looks were taken.
 
-    poll: (gain, loss, n) of every comparison now; those without an item yet are left out of the look and keep it going.
+    poll: (gain, loss, n) of each comparison now, always in the same order; one without an item yet is None in the look.
     """
     taken = 0
     while polls is None or taken < polls:
         counts = poll()
-        looks = [look(g, loss, n, alpha, comparisons=len(counts)) for g, loss, n in counts if n]
+        looks = [look(g, loss, n, alpha, comparisons=len(counts)) if n else None for g, loss, n in counts]
         yield looks
         taken += 1
-        if len(looks) == len(counts) and all(at.resolved for at in looks):
+        if all_resolved(looks):
             return
         if polls is None or taken < polls:
             pause()
+
+
+def all_resolved(looks: Sequence[Look | None]) -> bool:
+    """Is there a look, and is each of them resolved?"""
+    return bool(looks) and all(at is not None and at.resolved for at in looks)
 
 
 def _mixture(gain: int, loss: int, n: int) -> float:

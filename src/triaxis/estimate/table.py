@@ -220,7 +220,7 @@ def _doubled(claims: Sequence[Published]) -> list[Finding]:
             text = (
                 f"{len(hits[q])} of {len(counts)} counts out of {n} ({', '.join(hits[q])}) are multiples of {q} "
                 "(chance "
-                f"{tails[q]:.1g}): as if N were {n // q}, or each item were counted {q} times"
+                f"{tails[q]:.2g}): as if N were {n // q}, or each item were counted {q} times"
             )
             found.append(Finding("doubling", "warning", family or "table", text))
     return found + _exact_doubles(claims) + _multiple_n(claims)

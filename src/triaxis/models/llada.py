@@ -10,6 +10,7 @@ E head width, V vocabulary.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,31 +18,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from triaxis.errors import UserError, suggest
+from triaxis.errors import UserError
 
-_REQUIRED = ("d_model", "n_heads", "n_layers", "mlp_hidden_size", "vocab_size", "mask_token_id", "eos_token_id")
-# field -> values this network implements; anything else would be a silently different model
-_ONLY: Mapping[str, tuple[object, ...]] = {
-    "activation_type": ("silu",),
-    "block_type": ("llama",),
-    "layer_norm_type": ("rms",),
-    "rope": (True,),
-    "alibi": (False,),
-    "attention_layer_norm": (False,),
-    "input_emb_norm": (False,),
-    "scale_logits": (False,),
-    "include_bias": (False,),
-    "multi_query_attention": (None, False),
+# What no tensor's shape can confirm, and the sizes: never guessed, because a guess would be another model.
+_REQUIRED = (
+    "d_model", "n_heads", "n_layers", "mlp_hidden_size", "vocab_size", "mask_token_id", "eos_token_id",
+    "max_sequence_length", "rope_theta", "rms_norm_eps", "activation_type", "block_type", "layer_norm_type", "rope",
+)  # fmt: skip
+# field -> the value this network implements; another one would be a silently different model
+_ONLY: Mapping[str, object] = {
+    "activation_type": "silu",
+    "block_type": "llama",
+    "layer_norm_type": "rms",
+    "rope": True,
+    "alibi": False,
+    "attention_layer_norm": False,
+    "input_emb_norm": False,
+    "scale_logits": False,
+    "include_bias": False,
+    "multi_query_attention": False,
+    "clip_qkv": None,
 }
-_LIMITS = {
-    "d_model": 65536,
-    "n_heads": 1024,
-    "n_kv_heads": 1024,
-    "n_layers": 1024,
-    "mlp_hidden_size": 1 << 20,
-    "vocab_size": 1 << 22,
-    "embedding_size": 1 << 22,
-    "max_sequence_length": 1 << 24,
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "d_model": (2, 65536),
+    "n_heads": (1, 1024),
+    "n_kv_heads": (1, 1024),
+    "n_layers": (1, 1024),
+    "mlp_hidden_size": (1, 1 << 20),
+    "vocab_size": (2, 1 << 22),
+    "embedding_size": (0, 1 << 22),
+    "mask_token_id": (0, 1 << 22),
+    "eos_token_id": (0, 1 << 22),
+    "max_sequence_length": (2, 1 << 24),
+    "rope_theta": (1.0, 1e12),
+    "rms_norm_eps": (1e-12, 0.1),
 }
 
 
@@ -56,11 +66,11 @@ class LladaConfig:
     vocab_size: int
     mask_token_id: int
     eos_token_id: int
+    max_sequence_length: int
+    rope_theta: float
+    rms_norm_eps: float
     n_kv_heads: int = 0  # 0: as many as n_heads
     embedding_size: int = 0  # rows of the embedding; 0: vocab_size
-    max_sequence_length: int = 4096
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-5
     weight_tying: bool = False
     include_qkv_bias: bool = False
 
@@ -69,11 +79,10 @@ class LladaConfig:
         """Check and take the fields of a config.json found at `where`. Raises UserError naming the field."""
         for name in _REQUIRED:
             if fields.get(name) is None:
-                near = [f for f in fields if f not in cls.__dataclass_fields__]
-                raise UserError(f"{where}: config field {name!r} is missing{suggest(name, near) if near else ''}")
-        for name, allowed in _ONLY.items():
-            if name in fields and fields[name] not in allowed:
-                raise UserError(f"{where}: {name}={fields[name]!r} is not supported; expected {allowed[0]!r}")
+                raise UserError(f"{where}: config field {name!r} is missing; every LLaDA config has it: download it again")
+        for name, wanted in _ONLY.items():
+            if fields.get(name) is not None and fields[name] != wanted:
+                raise UserError(f"{where}: {name}={reprlib.repr(fields[name])} is not supported; expected {wanted!r}")
         taken = {n: fields[n] for n in cls.__dataclass_fields__ if fields.get(n) is not None}
         for name, value in taken.items():
             _check_field(name, value, where)
@@ -91,6 +100,8 @@ class LladaConfig:
         for name in ("mask_token_id", "eos_token_id"):
             if not 0 <= getattr(self, name) < self.rows:
                 raise UserError(f"{where}: {name}={getattr(self, name)} is outside the {self.rows} embedding rows")
+        if self.mask_token_id == self.eos_token_id:
+            raise UserError(f"{where}: mask_token_id and eos_token_id are both {self.mask_token_id}; they must differ")
 
     @property
     def kv_heads(self) -> int:
@@ -108,14 +119,14 @@ class LladaConfig:
 def _check_field(name: str, value: object, where: str) -> None:
     kind = LladaConfig.__dataclass_fields__[name].type
     if kind == "bool":
-        ok = isinstance(value, bool)
-    elif kind == "int":
-        low = 0 if name.endswith("_id") or name in ("n_kv_heads", "embedding_size") else 1
-        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= _LIMITS.get(name, 1 << 31)
+        ok, wanted = isinstance(value, bool), "true or false"
     else:
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
+        low, high = _RANGES[name]
+        types = int if kind == "int" else (int, float)
+        ok = isinstance(value, types) and not isinstance(value, bool) and low <= value <= high
+        wanted = f"{'a whole number' if kind == 'int' else 'a number'} from {low} to {high}"
     if not ok:
-        raise UserError(f"{where}: config field {name}={value!r} is not a sensible {kind}")
+        raise UserError(f"{where}: config field {name}={reprlib.repr(value)} is not sensible; expected {wanted}")
 
 
 def rope_tables(length: int, head_width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -149,16 +160,14 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """What every layer needs to know of the canvas: rotary tables, who may be attended to, what is asked for.
+    """What every layer needs to know of the canvas: rotary tables and who may be attended to.
 
     cos, sin: (L, E). keys_B11L: bool, False at padding; None when nothing is padded.
-    select_BK: positions whose hidden states are wanted from the last layer; None for all.
     """
 
     cos: Tensor
     sin: Tensor
     keys_B11L: Tensor | None
-    select_BK: Tensor | None
 
 
 class LladaBlock(nn.Module):
@@ -199,6 +208,14 @@ class LladaBlock(nn.Module):
         return x_BLD.unflatten(-1, (heads, self.head_width)).transpose(1, 2)
 
 
+class Embedding(nn.Embedding):
+    """As torch's, without drawing values where there is nothing to hold them: that imports torch._dynamo, 2 s."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class LladaNetwork(nn.Module):
     """The whole network. `forward` gives logits; `hidden` + `head` let a sampler pay for a block's logits only."""
 
@@ -206,7 +223,7 @@ class LladaNetwork(nn.Module):
         super().__init__()
         self.config = config
         parts = {
-            "wte": nn.Embedding(config.rows, config.d_model),
+            "wte": Embedding(config.rows, config.d_model),
             "blocks": nn.ModuleList(LladaBlock(config) for _ in range(config.n_layers)),
             "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
         }
@@ -223,7 +240,8 @@ class LladaNetwork(nn.Module):
     def _tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._rope is None or self._rope[0].device != device or self._rope[0].shape[0] < length:
             size = max(length, min(1024, self.config.max_sequence_length))
-            self._rope = rope_tables(size, self.config.head_width, self.config.rope_theta, device)
+            with torch.inference_mode(False):  # kept tables must serve training too
+                self._rope = rope_tables(size, self.config.head_width, self.config.rope_theta, device)
         cos, sin = self._rope
         return cos[:length], sin[:length]
 
@@ -237,7 +255,7 @@ class LladaNetwork(nn.Module):
         keys = None if valid_BL is None else valid_BL[:, None, None, :]
         trunk = self._trunk()
         x = trunk["wte"](ids_BL)
-        canvas = Canvas(cos, sin, keys, select_BK)
+        canvas = Canvas(cos, sin, keys)
         blocks = trunk["blocks"]
         assert isinstance(blocks, nn.ModuleList)
         for number, block in enumerate(blocks):

@@ -5,11 +5,9 @@ No remote code, no pickle: a folder with only .bin or .pt weights is refused.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -18,20 +16,16 @@ from torch import Tensor, nn
 
 from triaxis.errors import UserError, suggest
 from triaxis.models.card import FamilyCard, card
+from triaxis.models.folder import find_folder, fingerprint, read_config, weight_files
 from triaxis.models.llada import LladaConfig, LladaNetwork
 
-# shipped name -> folder; "tiny" is the executor of training seed 2 (docs/tiny.md says why that one)
-SHIPPED = {
-    "executor": {"tiny": "tiny-2", "tiny-0": "tiny-0", "tiny-1": "tiny-1", "tiny-2": "tiny-2"},
-    "planner": {n: n for n in ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")},
-}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _BY_MODEL_TYPE = {"llada": "llada"}  # config.json's model_type -> family, where no "triaxis_family" says more
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded network with what identifies it. `fingerprint` hashes config and weights."""
+    """A loaded network with what identifies it. `fingerprint` hashes its files."""
 
     name: str
     folder: Path
@@ -41,60 +35,6 @@ class Checkpoint:
     fingerprint: str
 
 
-def find_folder(spec: str, kind: str) -> Path:
-    """The folder of a shipped model or of a path. UserError with the nearest name."""
-    if spec in SHIPPED[kind]:
-        return Path(str(files("triaxis.models").joinpath("tiny", SHIPPED[kind][spec])))
-    folder = Path(spec).expanduser()
-    if folder.is_dir():
-        return folder
-    raise UserError(f"no {kind} named {spec!r} and no such folder{suggest(spec, SHIPPED[kind])}")
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """config.json as a dict. UserError if it is missing or not a JSON object."""
-    path = folder / "config.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: there is no config.json; give a checkpoint folder") from None
-    except (ValueError, OSError) as e:
-        raise UserError(f"{path}: not readable JSON ({e})") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(fields).__name__}")
-    return fields
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, sharded or single."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{index}: expected a JSON object with a weight_map of tensor name to file") from None
-        for name in names:
-            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-                raise UserError(f"{index}: {name!r} is not the name of a safetensors file in the same folder")
-            if not (folder / name).is_file():
-                raise UserError(f"{folder}: the shard {name} named in {index.name} is missing; download it again")
-        return [folder / n for n in names]
-    others = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
-    hint = f"; {others[0]} is a pickle, which is never read: convert it to safetensors" if others else ""
-    raise UserError(f"{folder}: no model.safetensors and no model.safetensors.index.json{hint}")
-
-
-def fingerprint(folder: Path) -> str:
-    """Twelve hex digits over config.json and every weight file's bytes."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in weight_files(folder):
-        with path.open("rb") as f:
-            digest.update(hashlib.file_digest(f, "sha256").digest())
-    return digest.hexdigest()[:12]
-
-
 def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for path in paths:
         try:
@@ -102,7 +42,8 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
                 for name in f.keys():  # noqa: SIM118 - not a dict
                     yield name, f.get_tensor(name)
         except (SafetensorError, OSError) as e:
-            raise UserError(f"{path}: not a readable safetensors file ({e}); download or save it again") from None
+            reason = " ".join(str(e).split())
+            raise UserError(f"{path}: not a readable safetensors file ({reason}); download it again") from None
 
 
 def fill(
@@ -110,25 +51,50 @@ def fill(
 ) -> None:
     """Move the checkpoint's tensors into a network built on the meta device, one at a time.
 
-    UserError that names the first tensors that are missing, foreign or of another shape.
+    UserError that names the first tensors that are missing, foreign or of another shape or kind.
     """
+    folder = paths[0].parent
     wanted: Mapping[str, Tensor] = network.state_dict()
     given: dict[str, Tensor] = {}
     for name, tensor in _tensors(paths):
         if name in ignore:
             continue
-        if name not in wanted:
-            raise UserError(
-                f"{paths[0].parent}: tensor {name!r} does not belong to this network{suggest(name, wanted)}"
-            )
+        if name not in wanted or name in given:
+            what = "is there twice" if name in given else "does not belong to the network of config.json"
+            raise UserError(f"{folder}: tensor {name!r} {what}; config and weights are not of one checkpoint")
         if wanted[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)}, the config says {tuple(wanted[name].shape)}"
-            raise UserError(f"{paths[0].parent}: tensor {name!r} has shape {shapes}")
+            shapes = f"{tuple(tensor.shape)}, config.json says {tuple(wanted[name].shape)}"
+            raise UserError(f"{folder}: tensor {name!r} has shape {shapes}; config and weights are not of one checkpoint")
+        if not tensor.is_floating_point():
+            raise UserError(f"{folder}: tensor {name!r} is {tensor.dtype}; give weights that are not quantised")
         given[name] = tensor.to(device=device, dtype=dtype)
     missing = [n for n in wanted if n not in given]
     if missing:
-        raise UserError(f"{paths[0].parent}: {len(missing)} tensors are missing, first {', '.join(missing[:3])}")
+        names = ", ".join(missing[:3])
+        raise UserError(f"{folder}: {len(missing)} tensors are missing, such as {names}; download the checkpoint again")
     network.load_state_dict(given, assign=True)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device "cpu", "cuda" or "cuda:1"; by default a GPU if there is one. UserError if it is not here."""
+    gpus = torch.cuda.device_count()
+    if name is None:
+        return torch.device("cuda" if gpus else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise UserError(f"no device named {name!r}{suggest(kind, ('cpu', 'cuda'))}")
+    if kind == "cuda" and int(number or 0) >= gpus:
+        raise UserError(f"device {name!r} is not here: torch sees {gpus} GPUs; use cpu")
+    return torch.device(name if kind == "cuda" else "cpu")
+
+
+def _family(fields: Mapping[str, object], where: str) -> FamilyCard:
+    name = fields.get("triaxis_family") or _BY_MODEL_TYPE.get(str(fields.get("model_type")))
+    if name is None:
+        given = reprlib.repr(fields.get("model_type"))
+        known = ", ".join(sorted(_BY_MODEL_TYPE))
+        raise UserError(f"{where}: model_type={given} is no known diffusion family; known: {known}")
+    return card(str(name))
 
 
 def load_checkpoint(spec: str, *, dtype: str | None = None, device: str | None = None) -> Checkpoint:
@@ -136,13 +102,8 @@ def load_checkpoint(spec: str, *, dtype: str | None = None, device: str | None =
     folder = find_folder(spec, "executor")
     fields = read_config(folder)
     where = str(folder / "config.json")
-    family = fields.get("triaxis_family") or _BY_MODEL_TYPE.get(str(fields.get("model_type")))
-    if not isinstance(family, str):
-        known = ", ".join(sorted(_BY_MODEL_TYPE))
-        raise UserError(
-            f"{where}: model_type={fields.get('model_type')!r} is no known diffusion family; known: {known}"
-        )
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    family = _family(fields, where)
+    place = find_device(device)
     kind = dtype or ("fp32" if place.type == "cpu" else "bf16")
     if kind not in DTYPES:
         raise UserError(f"dtype {kind!r} is unknown{suggest(kind, DTYPES)}")
@@ -152,4 +113,4 @@ def load_checkpoint(spec: str, *, dtype: str | None = None, device: str | None =
     tied = ("model.transformer.ff_out.weight",) if config.weight_tying else ()
     fill(network, weight_files(folder), DTYPES[kind], place, tied)
     network.eval().requires_grad_(False)
-    return Checkpoint(spec, folder, card(family), config, network, fingerprint(folder))
+    return Checkpoint(spec, folder, family, config, network, fingerprint(folder))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triaxis.errors import UserError
-from triaxis.models.load import find_folder, fingerprint, weight_files
+from triaxis.models.folder import find_folder, fingerprint, weight_files
 
 
 class Written(NamedTuple):

@@ -9,6 +9,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from triaxis.tasks.base import Item
+
 _OPS = {"plus": "+", "minus": "-", "times": "*", "divided by": "/", "+": "+", "-": "-", "*": "*", "/": "/", "x": "*", "×": "*", "÷": "/", "−": "-"}  # fmt: skip
 _NUMBER = r"-?\d{1,12}(?:\.\d{1,6})?"
 _STEP = re.compile(
@@ -45,6 +47,11 @@ def implied_answer(plan: str) -> str | None:
     """The value of the plan's last calculation, or None if it has none."""
     found = steps(plan)
     return found[-1].value if found else None
+
+
+def gold_plan(item: Item) -> str:
+    """The item's own plan, or its worked solution without the marked answer; "" if it has neither."""
+    return dict(item.meta).get("plan") or item.solution.rpartition("####")[0].strip()
 
 
 def leaks(plan: str, answer: str) -> bool:

@@ -7,11 +7,11 @@ other than "gold" and "true" are edits of the plan of their origin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from triaxis.errors import UserError, lookup
 from triaxis.models.planner import Planner, Written, load_planner
-from triaxis.plans import corrupt
+from triaxis.plans import corrupt, read
 from triaxis.sampling.executor import Executor
 from triaxis.tasks.base import Item, Task
 
@@ -27,6 +27,7 @@ class Maker:
     executor: Executor
     planners: Mapping[str, Callable[[], Planner]]
     seed: int
+    written: dict[tuple[str, str], Written] = field(default_factory=dict)  # by (planner, item id): edits reuse them
 
     def make(self, source: str, items: Sequence[Item]) -> list[Written]:
         """The plans of `items` from one source, in order. UserError for an unknown kind or a task without plans."""
@@ -34,7 +35,7 @@ class Maker:
         if kind == "gold" or (kind, origin) == ("true", "gold"):
             return [self._gold(i) for i in items]
         if kind == "true":
-            return lookup("planner", self.planners, origin)().write([i.question for i in items])
+            return self._write(origin, items)
         edit = lookup("plan source", EDITS, kind)
         return edit(self, origin, items)
 
@@ -48,8 +49,15 @@ class Maker:
             parts.append(self.planners[origin]().identity)
         return "|".join(parts)
 
+    def _write(self, name: str, items: Sequence[Item]) -> list[Written]:
+        planner = lookup("planner", self.planners, name)()
+        missing = [i for i in items if (name, i.id) not in self.written]
+        made = planner.write([i.question for i in missing]) if missing else []
+        self.written.update({(name, i.id): w for i, w in zip(missing, made, strict=True)})
+        return [self.written[name, i.id] for i in items]
+
     def _gold(self, item: Item) -> Written:
-        text = dict(item.meta).get("plan") or item.solution.rpartition("####")[0].strip()
+        text = read.gold_plan(item)
         if not text:
             raise UserError(
                 f"{item.id} of task {self.task.name!r} has no solution to plan from; leave out the gold arms"

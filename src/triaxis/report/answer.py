@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from triaxis.report.words import Kind, kind, points, several, span, stated
+from triaxis.report.words import Kind, kind, points, several, span, stated, unbroken
 
 Effect = Mapping[str, Any]
+FEW_WARNINGS = 4  # about single conditions; more of them are folded
 
 
 class Answer(NamedTuple):
@@ -29,6 +30,15 @@ def answers(summary: Mapping[str, Any]) -> list[Answer]:
     return [_shape(axes["brittleness"]), _content(axes["trust"]), _votes(axes["diversity"])]
 
 
+def sorted_warnings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Warnings of the study, and apart from them those about single conditions' completions where they are many."""
+    starts = tuple(f"{c['name']}: " for c in summary["conditions"])
+    single = [w for w in summary["warnings"] if w.startswith(starts) and "% of the completions" in w]
+    if len(single) <= FEW_WARNINGS:
+        return list(summary["warnings"]), []
+    return [w for w in summary["warnings"] if w not in single], single
+
+
 def _shape(axis: Mapping[str, Any] | None) -> Answer:
     title = ("Axis 1, brittleness", "What does a plan-shaped scaffold without content cost?")
     if axis is None:
@@ -45,9 +55,10 @@ def _content(axis: Mapping[str, Any] | None) -> Answer:
         return _unmeasured(*title)
     effects = [{**p["content"], "name": p["planner"]} for p in axis["planners"]]
     said = {"drop": "lower{s} accuracy", "lift": "raise{s} accuracy"}
-    text = f"Against a content-free twin of equal length, of the plans of {_count(effects, 'source')}, {_groups(effects, said)}"
+    sources = _count(effects, "plan source")
+    text = f"Of {sources}, each against a content-free twin of equal length, {_groups(effects, said)}"
     if (slope := axis["slope"]) is not None:
-        text += f"; a tenfold larger planner adds {stated(slope)} ({slope['verdict']})"
+        text += f"; a tenfold larger planner changes this by {stated(slope)} ({slope['verdict']})"
     return Answer(*title, text + ".", *_overall(effects))
 
 
@@ -58,13 +69,13 @@ def _votes(axis: Mapping[str, Any] | None) -> Answer:
     useful = axis["useful"]
     low, high = axis["vote_interval"]
     text = (
-        f"The majority vote of {axis['branches']} branches is right on {points(axis['vote'], sign=False)} % "
-        f"{span(low, high, sign=False)} of {useful['n']} items, {stated(useful)} against one branch"
+        f"The majority vote of {axis['branches']} branches is right on {points(axis['vote'], sign=False)}\u00a0% "
+        f"{unbroken(span(low, high, sign=False))} of {useful['n']} items, {stated(useful)} against one branch"
     )
     if axis["ties"]:
-        best = f"{points(axis['vote_low_tie'], sign=False)} to {points(axis['vote_high_tie'], sign=False)} %"
-        text += f" ({best} by how {axis['ties']} ties are broken)"
-    text += f"; at least one branch is right on {points(axis['oracle'], sign=False)} %."
+        bounds = f"{points(axis['vote_low_tie'], sign=False)} to {points(axis['vote_high_tie'], sign=False)} %"
+        text += f" ({bounds} by how {axis['ties']} ties are broken)"
+    text += f"; at least one branch is right on {points(axis['oracle'], sign=False)}\u00a0%."
     return Answer(*title, text, useful["verdict"], kind(useful["verdict"]))
 
 
@@ -77,7 +88,7 @@ def _count(effects: Sequence[Effect], noun: str) -> str:
 
 
 def _groups(effects: Sequence[Effect], said: Mapping[str, str]) -> str:
-    """'2 cost accuracy (most: a, -8.0 points [..]), 1 is equivalent within 5 points and 3 are not resolved'."""
+    """'2 cost accuracy (largest: a, -8.0 points [..]), 1 is equivalent within 5 points and 3 are not resolved'."""
     parts = []
     for word in ("drop", "lift", "same", "open"):
         group = [e for e in effects if kind(e["verdict"]) == word]
@@ -91,22 +102,22 @@ def _groups(effects: Sequence[Effect], said: Mapping[str, str]) -> str:
             part = f"{count} {be} {group[0]['verdict']}"
         else:
             alone = f"{_extreme(group)}; " if len(group) == len(effects) else ""
-            part = f"{count} {be} not resolved at n = {group[0]['n']} ({alone}{sight(group)})"
+            n = unbroken(f"n = {group[0]['n']}")
+            part = f"{count} {be} not resolved at {n} ({alone}{sight(group)})"
         parts.append(part)
     return several(parts)
 
 
 def _extreme(group: Sequence[Effect]) -> str:
     e = max(group, key=lambda e: abs(e["value"]))
-    return f"{'most: ' if len(group) > 1 else ''}{e['name']}, {stated(e)}"
+    return f"{'largest: ' if len(group) > 1 else ''}{e['name']}, {stated(e)}"
 
 
 def sight(group: Sequence[Effect]) -> str:
     """What effects the design could have seen, from the MDEs of `group`."""
-    seen = sorted(points(e["mde80"], sign=False) for e in group if e["mde80"] is not None)
-    if not seen:
+    values = sorted(e["mde80"] for e in group if e["mde80"] is not None)
+    if not values:
         return "this design could see an effect of no size"
-    values = sorted({e["mde80"] for e in group if e["mde80"] is not None})
     low, high = points(values[0], sign=False), points(values[-1], sign=False)
     return f"this design could see {low if low == high else f'{low} to {high}'} points"
 

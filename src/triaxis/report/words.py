@@ -75,8 +75,13 @@ def kind(verdict: str) -> Kind:
 
 
 def stated(effect: Mapping[str, Any]) -> str:
-    """'+8.0 points [+2.1, +13.9]'."""
-    return f"{points(effect['value'])} points {span(effect['low'], effect['high'])}"
+    """'+8.0 points [+2.1, +13.9]', to be broken over lines in its middle only."""
+    return f"{unbroken(points(effect['value']) + ' points')} {unbroken(span(effect['low'], effect['high']))}"
+
+
+def unbroken(text: str) -> str:
+    """The text on one line of a page: its spaces do not break."""
+    return text.replace(" ", "\u00a0")
 
 
 def several(names: list[str]) -> str:

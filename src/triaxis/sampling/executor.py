@@ -15,8 +15,6 @@ from triaxis.sampling.denoise import Denoised, denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
 
-ENGINE = "exact-1"  # part of every row's identity: change it when the same inputs may give other tokens
-
 
 class Completion(NamedTuple):
     """One completion and what it cost."""
@@ -129,23 +127,28 @@ class Executor:
     ) -> None:  # fmt: skip
         for i, prompt in enumerate(prompts):
             self._check(i, prompt, decode)
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths together: less padding
+        shared: dict[tuple[tuple[int, ...], int], list[int]] = {}  # identical work is done once
+        for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
+            shared.setdefault((tuple(prompt), key if decode.draws else 0), []).append(i)
+        order = sorted(shared, key=lambda work: len(work[0]))  # like lengths together: less padding
         config = self.checkpoint.config
         device = next(self.checkpoint.network.parameters()).device
         budget = self.batch_tokens or (2048 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
         while order:
-            fits = max(1, budget // (len(prompts[order[0]]) + decode.gen_length))
+            fits = max(1, budget // (len(order[0][0]) + decode.gen_length))
             batch, order = order[:fits], order[fits:]
             rows = denoise(
                 self.checkpoint.network,
-                [prompts[i] for i in batch],
-                [keys[i] for i in batch],
+                [prompt for prompt, _ in batch],
+                [key for _, key in batch],
                 decode,
                 mask_id=config.mask_token_id,
                 eos_ids=self.end_ids,
                 device=device,
             )
-            done(batch, rows)
+            done(
+                [i for w in batch for i in shared[w]], [r for w, r in zip(batch, rows, strict=True) for _ in shared[w]]
+            )
 
     def _check(self, number: int, prompt: Sequence[int], decode: Decode) -> None:
         config = self.checkpoint.config

@@ -11,6 +11,7 @@ from typing import Literal
 
 from triaxis.errors import UserError, suggest
 
+ENGINE = "exact-1"  # part of every row's identity: change it when the same inputs may give other tokens
 _CHOICES = {
     "remasking": ("low_confidence", "random"),
     "cache": ("none", "prefix", "dual"),
@@ -65,6 +66,11 @@ class Decode:
     @property
     def blocks(self) -> int:
         return self.gen_length // self.block_length
+
+    @property
+    def draws(self) -> bool:
+        """Whether a completion depends on its random stream."""
+        return self.temperature > 0 or self.remasking == "random"
 
     def commits(self, masks: int) -> list[int]:
         """Tokens to commit at each step of a block with `masks` hidden tokens: the remainder goes to the first steps.

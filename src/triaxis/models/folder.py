@@ -1,0 +1,94 @@
+"""A checkpoint folder as files: where it is, its config.json, which weight files it has, and its fingerprint.
+
+Imports no torch, so that a misspelt name is answered at once. `load.py` makes networks of these files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from triaxis.errors import UserError, suggest
+
+# shipped name -> folder; "tiny" is the executor of training seed 2 (docs/tiny.md says why that one)
+SHIPPED = {
+    "executor": {"tiny": "tiny-2", "tiny-0": "tiny-0", "tiny-1": "tiny-1", "tiny-2": "tiny-2"},
+    "planner": {n: n for n in ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")},
+}
+# beside the weights: what makes tokens of text, text of tokens, and a chat of a question
+_TEXT_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja", "tokenizer.model", "vocab.json", "merges.txt",
+)  # fmt: skip
+
+
+def find_folder(spec: str, kind: str) -> Path:
+    """The folder of a shipped model or of a path. UserError with the nearest name."""
+    if spec in SHIPPED[kind]:
+        return Path(str(files("triaxis.models").joinpath("tiny", SHIPPED[kind][spec])))
+    folder = os.path.expanduser(spec)  # os, not Path: neither call raises, whatever the text
+    if os.path.isdir(folder):
+        return Path(folder)
+    raise UserError(f"no {kind} named {spec!r} and no such folder{suggest(spec, SHIPPED[kind])}")
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """config.json as a dict. UserError if it is missing or not a JSON object."""
+    path = folder / "config.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: there is no config.json; give a checkpoint folder") from None
+    except (ValueError, OSError, RecursionError) as e:
+        raise UserError(f"{path}: not readable JSON ({e}); download it again") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(fields).__name__}")
+    return fields
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, sharded or single."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return _shards(folder, index)
+    others = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+    hint = f"; {others[0]} is a pickle, which is never read: convert it to safetensors" if others else ""
+    raise UserError(f"{folder}: no model.safetensors and no model.safetensors.index.json{hint}")
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, OSError, RecursionError, KeyError, TypeError, AttributeError):
+        names = []
+    if not names:
+        raise UserError(f"{index}: expected a JSON object with a weight_map of tensor name to file; download it again")
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index}: {name!r} is not the name of a safetensors file in the same folder")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: the shard {name} named in {index.name} is missing; download it again")
+    return [folder / name for name in names]
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits over the bytes of every file that can change what the model says. Reads them all."""
+    digest = hashlib.sha256()
+    for path in [*(folder / name for name in _TEXT_FILES), *weight_files(folder)]:
+        if path.is_file():
+            now = path.stat()
+            digest.update(path.name.encode() + _digest(path, now.st_size, now.st_mtime_ns))
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> bytes:
+    """sha256 of a file, read once a process while its size and time of change stay the same."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").digest()

@@ -1,0 +1,106 @@
+"""Reads the files of a study for a report and refuses what is missing, damaged or not of the same study."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triaxis.errors import UserError
+
+if TYPE_CHECKING:
+    from triaxis.report.flips import Flips
+    from triaxis.store import Store
+
+
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Store]:
+    """The summary, the protocol card and the open store of a study's folder."""
+    from triaxis.store import Store
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the folder that triaxis diagnose --out wrote")
+    summary = _json(folder / "summary.json", "run triaxis diagnose to its end, or triaxis grade to make it again")
+    protocol = _json(folder / "protocol.json", "run triaxis diagnose on this folder again to write it")
+    check_summary(summary, folder / "summary.json")
+    check_protocol(protocol, folder / "protocol.json")
+    mine, other = summary["study"]["protocol_hash"], protocol["protocol_hash"]
+    if mine != other:
+        raise UserError(
+            f"{folder}: summary.json is of protocol {mine}, protocol.json is {other}; they are of two studies"
+        )
+    return summary, protocol, Store(folder / "rows.sqlite", write=False)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of summary.json."""
+    found = resources.files("triaxis.report") / "summary.schema.json"
+    return dict(json.loads(found.read_text(encoding="utf-8")))
+
+
+def check_summary(summary: dict[str, Any], where: Path | str = "summary") -> None:
+    """UserError at the first place where `summary` is not of the form of the schema."""
+    from triaxis.registry.schema import check
+
+    form = schema()
+    try:
+        check(summary, form, form)
+    except UserError as e:
+        raise UserError(
+            f"{where}: not a summary this triaxis can read: {e}; make it again with triaxis grade"
+        ) from None
+    axis = summary["axes"]["diversity"]
+    for b in (axis, *axis["scaffolded"].values()) if axis else ():
+        if not b["branches"] == len(b["pass_at_k"]) == len(b["pass_at_k_interval"]):
+            raise UserError(f"{where}: pass_at_k does not have one value for each of {b['branches']} branches")
+
+
+def check_protocol(protocol: dict[str, Any], where: Path | str = "protocol") -> None:
+    """UserError where what the report needs of the protocol card is not there."""
+    conditions = protocol.get("conditions")
+    named = isinstance(conditions, list) and all(
+        isinstance(c, dict) and isinstance(c.get("name"), str) for c in conditions
+    )
+    if not isinstance(protocol.get("protocol_hash"), str) or not named:
+        raise UserError(f"{where}: not a protocol card (it lacks protocol_hash or named conditions)")
+
+
+def flips_of(store: Store, protocol: Mapping[str, Any]) -> Flips:
+    """The flips of an open store."""
+    from triaxis.report.flips import Flips
+
+    try:
+        return Flips(store.rows(), store.grades(), store.plans(), protocol["conditions"])
+    except (sqlite3.Error, UnicodeDecodeError) as e:
+        raise UserError(f"{store.path}: damaged ({e}); restore it from a copy, or run the study again") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text by replacing the file in one move."""
+    scratch = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(text.encode(errors="replace"))
+        scratch.replace(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot write ({e.strerror})") from None
+
+
+def _json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; {remedy}") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot read ({e.strerror})") from None
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path}: damaged, not JSON ({e}); {remedy}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged, not a JSON object; {remedy}")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")

@@ -1,0 +1,297 @@
+"""The report as one HTML page that needs nothing but itself: no network, no fonts, one short script.
+
+Arranges what the summary, the protocol card and the flips hold; computes no number. Every text is escaped by the
+template engine, and the page's own content policy lets no script run but ours, whose hash it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from triaxis.report import plots, words
+from triaxis.report.answer import answers, sorted_warnings
+from triaxis.report.flips import Flips, Pair
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Json = Mapping[str, Any]
+FLIP_BYTES = 1_200_000  # of the flips on the page: about a thousand, read evenly from the comparisons
+TEXT = 2000  # characters of one value of the protocol card
+
+
+class Shown(NamedTuple):
+    """A comparison and those of its flips that are on the page, as HTML."""
+
+    pair: Pair
+    html: list[str]
+
+
+class Card(NamedTuple):
+    """A part of the protocol: a table where it has columns, else (name, value) lines."""
+
+    title: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
+    """The whole page. `flips` is None where no rows are at hand."""
+    templates = _templates()
+    shown = [] if flips is None else _flips(templates, flips)
+    script = _read("filter.js")
+    study, axes = summary["study"], summary["axes"]
+    tests = dict.fromkeys(e["method"] for e in _effects(axes))
+    return templates.get_template("report.html.j2").render(
+        title=f"{study['executor']} on {study['task']}",
+        facts=_facts(study),
+        answers=answers(summary),
+        warnings=sorted_warnings(summary),
+        axis1=_axis1(axes["brittleness"]),
+        axis2=_axis2(axes["trust"]),
+        axis3=_axis3(axes["diversity"]),
+        conditions=_conditions(summary, protocol),
+        cost=_cost(summary["cost"]),
+        flips=shown,
+        shown_line=_shown_line(shown),
+        cards=cards(protocol),
+        tests=list(tests),
+        footer=_footer(protocol),
+        level=words.LEVEL,
+        style=_markup(_read("style.css")),
+        script=_markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+# ---------------------------------------------------------------- the three axes
+
+
+def _axis1(axis: Json | None) -> Json | None:
+    if axis is None:
+        return None
+    marks = [_mark(e) for e in axis["effects"]]
+    title = "Forest plot: each shape minus the bare question. The table below holds the same numbers."
+    figure = plots.forest([plots.Group("", marks)], title=title, axis="points of accuracy", name="forest1")
+    spread = _line(axis["spread"], "spread, best minus worst", signed=False)
+    said = "the shapes differ" if axis["spread"]["verdict"] == "drop" else spread["said"]
+    groups = [
+        ("", [_line(e) for e in axis["effects"]]),
+        ("Over all shapes", [{**spread, "said": said, "kind": "plain"}]),
+    ]
+    return {**axis, "figure": _markup(figure), "groups": groups, "spread_p": words.p_value(axis["spread"]["p"])}
+
+
+def _axis2(axis: Json | None) -> Json | None:
+    if axis is None:
+        return None
+    planners = axis["planners"]
+    named = [
+        ("Content: true plan minus its twin", [(p["planner"], p["content"]) for p in planners]),
+        ("Scaffold: twin minus the bare question", [(p["planner"], p["scaffold"]) for p in planners]),
+        (
+            "Corruption: corrupted plan minus the true plan",
+            [(f"{op} [{p['planner']}]", e) for p in planners for op, e in p["corruptions"].items()],
+        ),
+    ]
+    groups = [plots.Group(title, [_mark(e, label) for label, e in effects]) for title, effects in named if effects]
+    title = "Forest plot: content, scaffold and corruption effects. The table below holds the same numbers."
+    figure = plots.forest(groups, title=title, axis="points of accuracy", name="forest2")
+    lines = [(title, [_line(e, label) for label, e in effects]) for title, effects in named if effects]
+    if axis["slope"] is not None:
+        lines.append(("Content over planner size", [_line(axis["slope"], "per tenfold parameters")]))
+    return {**axis, "figure": _markup(figure), "groups": lines}
+
+
+def _axis3(axis: Json | None) -> Json | None:
+    if axis is None:
+        return None
+    series = {"no scaffold": axis, **axis["scaffolded"]}
+    groups = [plots.Group(name, _branch_marks(b)) for name, b in series.items()]
+    title = "Accuracy of one branch, of the vote and of the oracle. The table below holds the same numbers."
+    figure = plots.forest(groups, title=title, axis="% of items right", name="forest3", sign=False)
+    title = "pass@k against the number of branches. The table below holds its ends."
+    curves = plots.curves(series, title=title, name="curves3")
+    lines = [("", [_line(e) for e in (axis["useful"], *axis["effects"])])]
+    return {"series": series, "figure": _markup(figure), "curves": _markup(curves), "groups": lines}
+
+
+def _branch_marks(b: Json) -> list[plots.Mark]:
+    first, last = b["pass_at_k_interval"][0], b["pass_at_k_interval"][-1]
+    low, high = b["vote_interval"]
+    ties = (b["vote_low_tie"], b["vote_high_tie"]) if b["ties"] else None
+    return [
+        plots.Mark("one branch", b["per_branch"], first[0], first[1]),
+        plots.Mark(f"vote of {b['branches']}", b["vote"], low, high, inner=ties),
+        plots.Mark("oracle, at least one right", b["oracle"], last[0], last[1]),
+    ]
+
+
+def _mark(effect: Json, label: str = "") -> plots.Mark:
+    return plots.effect_mark(effect, words.kind(effect["verdict"]), label)
+
+
+def _line(effect: Json, label: str = "", *, signed: bool = True) -> dict[str, Any]:
+    """An Effect as a line of an effect table."""
+    said = effect["verdict"]
+    return {**effect, "label": label or effect["name"], "signed": signed, "said": said, "kind": words.kind(said)}
+
+
+def _effects(axes: Json) -> list[Json]:
+    found: list[Json] = []
+    if axis := axes["brittleness"]:
+        found += [*axis["effects"], axis["spread"]]
+    if axis := axes["trust"]:
+        found += [e for p in axis["planners"] for e in (p["content"], p["scaffold"], *p["corruptions"].values())]
+        found += [axis["slope"]] if axis["slope"] else []
+    if axis := axes["diversity"]:
+        found += [axis["useful"], *axis["effects"]]
+    return found
+
+
+# ---------------------------------------------------------------- words around the numbers
+
+
+def _facts(study: Json) -> str:
+    planners = words.several(study["planners"]) if study["planners"] else "none"
+    seeds = ", ".join(str(s) for s in study["seeds"])
+    one = "" if len(study["seeds"]) == 1 else "s"
+    parts = (f"{study['n']} items", f"planners {planners}", f"seed{one} {seeds}", f"protocol {study['protocol_hash']}")
+    return " \u00b7 ".join(parts)
+
+
+def _conditions(summary: Json, protocol: Json) -> list[Json]:
+    roles = {c["name"]: str(c.get("role", "")) for c in protocol["conditions"]}
+    return [{**c, "role": roles.get(c["name"], "")} for c in summary["conditions"]]
+
+
+def _cost(cost: Json) -> str:
+    passes = f"{words.number(cost['forwards'], 0)} forward passes that read {words.number(cost['tokens'], 0)} tokens"
+    dollars = "" if cost["dollars"] is None else f", {words.number(cost['dollars'], 2)} dollars"
+    return f"{words.duration(cost['seconds'])}{dollars}; {passes}."
+
+
+def _shown_line(shown: Sequence[Shown]) -> str:
+    total, here = sum(len(s.pair.items) for s in shown), sum(len(s.html) for s in shown)
+    if here == total:
+        return f"All {words.number(total, 0)} are here."
+    return (
+        f"{words.number(here, 0)} of {words.number(total, 0)} are here, as many of each comparison as far as it goes; "
+        "rows.sqlite holds all of them."
+    )
+
+
+def _footer(protocol: Json) -> str:
+    made = protocol.get("versions")
+    version = made.get("triaxis", "") if isinstance(made, dict) else ""
+    return f"Written by triaxis {version} from rows.sqlite, summary.json and protocol.json in the folder of this page."
+
+
+# ---------------------------------------------------------------- flips
+
+
+def _flips(templates: Environment, flips: Flips) -> list[Shown]:
+    """As many flips as fit, taken evenly from the comparisons."""
+    flip_html = templates.get_template("_parts.html.j2").module.flip  # type: ignore[attr-defined]
+    shown = [Shown(pair, []) for pair in flips.pairs]
+    room = FLIP_BYTES
+    for place, flip in flips:
+        html = flip_html(flip)
+        room -= len(html.encode(errors="replace"))
+        if room < 0:
+            break
+        shown[place].html.append(html)
+    return shown
+
+
+# ---------------------------------------------------------------- protocol card
+
+
+def cards(protocol: Json) -> list[Card]:
+    """All of the protocol, whatever keys it has: plain values first, then a card for each object or list of objects."""
+    plain: list[tuple[str, str]] = []
+    found: list[Card] = []
+    for key, value in protocol.items():
+        if isinstance(value, dict):
+            found.append(Card(key, (), [(k, _value(v)) for k, v in _flat(value).items()]))
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            found.append(_table(key, [_flat(v) for v in value]))
+        else:
+            plain.append((key, _value(value)))
+    return [Card("", (), plain), *found]
+
+
+def _table(title: str, lines: Sequence[Mapping[str, Any]]) -> Card:
+    """Columns that are empty in every line are left out."""
+    columns = [
+        c for c in dict.fromkeys(k for line in lines for k in line) if any(_is_said(line.get(c)) for line in lines)
+    ]
+    cells = [[_value(line.get(c, "")) if _is_said(line.get(c)) else "" for c in columns] for line in lines]
+    return Card(title, columns, cells)
+
+
+def _is_said(value: object) -> bool:
+    return value is not None and value != ""
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            found |= _flat(inner, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = inner
+    return found
+
+
+def _value(value: object) -> str:
+    """A value as text; a text whose spaces matter in quotes, so that they can be seen."""
+    if value is None or value == "" or value == [] or value == {}:
+        return words.DASH
+    if isinstance(value, str):
+        shown = value if value == value.strip() and "\n" not in value else json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, bool):
+        shown = "yes" if value else "no"
+    elif isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+        shown = ", ".join(_value(v) for v in value)
+    else:
+        shown = json.dumps(value, ensure_ascii=False)
+    return words.clip(shown, TEXT)
+
+
+# ---------------------------------------------------------------- template engine
+
+
+@lru_cache(maxsize=1)
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: object) -> object:
+        return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    made = Environment(
+        loader=PackageLoader("triaxis.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=shown,
+    )  # fmt: skip
+    made.filters |= {"points": words.points, "p_value": words.p_value, "size": words.size, "number": words.number}
+    made.filters["count"] = lambda x: words.number(x, 0)
+    made.globals |= {"span": words.span, "level": words.LEVEL, "unbroken": words.unbroken}
+    return made
+
+
+def _markup(text: str) -> Any:
+    """Text of our own making that the template must not escape."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _read(name: str) -> str:
+    return (resources.files("triaxis.report") / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,274 @@
+"""Figures as inline SVG: forests of effects and the branch curves, each with its interval.
+
+Matplotlib's Figure and its SVG backend, never pyplot, imported when the first figure is drawn. Colours are CSS
+variables of the page, so that one drawing serves light, dark and print; text stays text. Every figure is drawn
+twice, for a screen and for a phone, because scaled-down labels cannot be read. Numbers come from the summary;
+literals here are lengths (_IN inches, _PT points, _ROWS rows) and opacities.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from triaxis.report.words import Kind, number, span, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE_IN, NARROW_IN = 9.5, 3.5
+LABEL_IN, VALUE_IN, EDGE_IN = 2.3, 2.5, 0.12  # of a wide forest: names at the left, numbers at the right
+NUMBER_IN, SPAN_IN = 0.6, 1.15
+ROW_IN, STACKED_ROW_IN, AXIS_IN, TOP_IN = 0.27, 0.46, 0.52, 0.06
+PANEL_IN, TICK_IN = 2.35, 0.5  # of the branch curves
+TEXT_PT, SMALL_PT, LINE_PT, MARK_PT, TIE_PT, HAIR_PT = 10, 9, 1.6, 5.5, 11, 0.8
+STACKED_ROWS = 0.22  # how far a phone's name and range stand from the middle of their line
+BAND_ALPHA, PAD_RATIO = 0.16, 0.06
+LONGEST = 26  # characters of a label before it is shortened
+
+# Stand-ins that matplotlib accepts as colours, and the page's variables that replace them.
+_INK = {
+    "ink": "#010101", "muted": "#020202", "line": "#030303", "paper": "#040404",
+    "drop": "#0a0001", "lift": "#0a0002", "same": "#0a0003", "open": "#0a0004", "second": "#0a0005",
+}  # fmt: skip
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.size": TEXT_PT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK["line"],
+    "axes.linewidth": HAIR_PT,
+    "axes.labelcolor": _INK["muted"],
+    "axes.labelsize": SMALL_PT,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "text.color": _INK["ink"],
+    "xtick.color": _INK["line"],
+    "ytick.color": _INK["line"],
+    "xtick.labelcolor": _INK["muted"],
+    "ytick.labelcolor": _INK["muted"],
+    "xtick.labelsize": SMALL_PT,
+    "ytick.labelsize": SMALL_PT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One line of a forest, in shares. `inner` is a second, inner range such as the bounds of a tie rule."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    note: str = ""
+    kind: Kind | str = "ink"
+    inner: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Lines of a forest under one heading; an empty title has no heading."""
+
+    title: str
+    marks: Sequence[Mark]
+
+
+def effect_mark(effect: Mapping[str, Any], kind: Kind, label: str = "") -> Mark:
+    """An Effect as a line of a forest."""
+    note = f"n {effect['n']}"
+    return Mark(label or effect["name"], effect["value"], effect["low"], effect["high"], note, kind)
+
+
+def forest(groups: Sequence[Group], *, title: str, axis: str, name: str, sign: bool = True) -> str:
+    """Two SVGs of the same forest, classes "wide" and "narrow". `name` is unique on the page; `sign`: differences."""
+    with _drawing(name) as canvas:
+        return "\n".join(
+            _svg(_forest(canvas, groups, axis, sign, wide), f"{name}-{kind}", kind, title)
+            for kind, wide in (("wide", True), ("narrow", False))
+        )
+
+
+def curves(series: Mapping[str, Mapping[str, Any]], *, title: str, name: str) -> str:
+    """pass@k of each series with its interval as a band, two SVGs. A series is the summary's branch object."""
+    with _drawing(name) as canvas:
+        return "\n".join(
+            _svg(_curves(canvas, series, wide), f"{name}-{kind}", kind, title)
+            for kind, wide in (("wide", True), ("narrow", False))
+        )
+
+
+# ---------------------------------------------------------------- forests
+
+
+def _forest(canvas: type[Figure], groups: Sequence[Group], axis: str, sign: bool, wide: bool) -> Figure:
+    lines: list[str | Mark] = []
+    for group in groups:
+        lines += [group.title] if group.title else []
+        lines += group.marks
+    width, row = (WIDE_IN, ROW_IN) if wide else (NARROW_IN, STACKED_ROW_IN)
+    left, right = (LABEL_IN, VALUE_IN) if wide else (EDGE_IN, EDGE_IN)
+    figure, ax = _figure(canvas, width, TOP_IN + row * len(lines) + AXIS_IN, left, right, AXIS_IN)
+    ax.set_ylim(len(lines) - 1 / 2, -1 / 2)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    _limits(ax, [m for g in groups for m in g.marks], sign)
+    ax.set_xlabel(axis)
+    for y, line in enumerate(lines):
+        height = AXIS_IN + row * (len(lines) - y - 1 / 2)
+        if isinstance(line, Mark):
+            lift = 0 if wide else STACKED_ROWS
+            _mark(ax, line, y + lift, sign)
+            _words(figure, line, height + lift * row, sign, wide)
+        else:
+            _text(figure, 0, height - row / 6, line, weight="bold", size=SMALL_PT, color=_INK["muted"])
+    return figure
+
+
+def _figure(
+    canvas: type[Figure], width: float, height: float, left: float, right: float, below: float
+) -> tuple[Figure, Axes]:
+    """A figure and its axes; all lengths in inches."""
+    figure = canvas(figsize=(width, height))
+    room = (width - left - right, height - below - TOP_IN)
+    return figure, figure.add_axes((left / width, below / height, room[0] / width, room[1] / height))
+
+
+def _limits(ax: Axes, marks: Sequence[Mark], sign: bool) -> None:
+    low, high = 100 * min(m.low for m in marks), 100 * max(m.high for m in marks)
+    if sign:
+        low, high = min(low, 0), max(high, 0)
+        ax.axvline(0, color=_INK["muted"], lw=HAIR_PT, zorder=0)
+    ax.xaxis.set_major_formatter(lambda x, _: number(x, 0, sign=sign))
+    pad = PAD_RATIO * max(high - low, 1)
+    ax.set_xlim(low - pad, high + pad)
+    ax.locator_params(axis="x", nbins=6, integer=True)
+    ax.grid(axis="x", color=_INK["line"], lw=HAIR_PT / 2)
+    ax.set_axisbelow(True)
+
+
+def _mark(ax: Axes, m: Mark, y: float, sign: bool) -> None:
+    """A range with its value; hollow where the verdict is open, so that colour is not needed to read it."""
+    colour = _INK[m.kind]
+    ax.plot((100 * m.low, 100 * m.high), (y, y), color=colour, lw=LINE_PT, solid_capstyle="butt")
+    if m.inner is not None:
+        ax.plot([100 * end for end in m.inner], (y, y), "|", color=colour, ms=TIE_PT, mew=LINE_PT / 2)
+    face = _INK["paper"] if m.kind == "open" else colour
+    ax.plot([100 * m.value], [y], "o" if sign else "D", ms=MARK_PT, mfc=face, mec=colour, mew=LINE_PT)
+
+
+def _words(figure: Figure, m: Mark, y: float, sign: bool, wide: bool) -> None:
+    """The name at the left; value, interval and n in columns at the right."""
+    value, interval = number(100 * m.value, sign=sign), span(m.low, m.high, sign=sign)
+    _text(figure, 0, y, _short(m.label))
+    if wide:
+        _text(figure, WIDE_IN - NUMBER_IN - SPAN_IN, y, value, ha="right", weight="bold")
+        _text(figure, WIDE_IN - NUMBER_IN, y, interval, ha="right")
+        _text(figure, WIDE_IN, y, m.note, ha="right", color=_INK["muted"])
+    else:
+        _text(figure, NARROW_IN, y, f"{value}  {interval}", ha="right")
+
+
+def _text(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Text at a place in inches, centred on its height."""
+    figure.text(x, y, text, va="center_baseline", transform=figure.dpi_scale_trans, **style)
+
+
+def _short(label: str) -> str:
+    label = " ".join(visible(label).split())
+    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "\u2026"
+
+
+# ---------------------------------------------------------------- curves
+
+_LINES = (("ink", "-", "o"), ("second", "--", "s"), ("same", ":", "^"), ("lift", "-.", "v"), ("open", "-", "D"))
+
+
+def _curves(canvas: type[Figure], series: Mapping[str, Mapping[str, Any]], wide: bool) -> Figure:
+    """The key stands at the right end on a screen and under the axis on a phone."""
+    width, right, key = (WIDE_IN, LABEL_IN, 0) if wide else (NARROW_IN, EDGE_IN, ROW_IN * len(series))
+    height = PANEL_IN + AXIS_IN + key
+    figure, ax = _figure(canvas, width, height, TICK_IN, right, AXIS_IN + key)
+    for place, ((name, branches), (colour, dash, mark)) in enumerate(zip(series.items(), cycle(_LINES), strict=False)):
+        line: dict[str, Any] = {"color": _INK[colour], "ls": dash, "marker": mark, "ms": MARK_PT, "lw": LINE_PT}
+        k = range(1, len(branches["pass_at_k"]) + 1)
+        low, high = ([100 * ends[i] for ends in branches["pass_at_k_interval"]] for i in (0, 1))
+        ax.fill_between(k, low, high, color=_INK[colour], alpha=BAND_ALPHA, lw=0)
+        ax.plot(k, [100 * x for x in branches["pass_at_k"]], **line)
+        x = WIDE_IN - LABEL_IN + EDGE_IN if wide else TICK_IN
+        y = (height if wide else key) - ROW_IN * (place + 1 / 2)
+        _key(figure, x, y, _short(name), line)
+    ax.set_xlabel("branches k")
+    ax.set_ylabel("pass@k, %")
+    most = max(len(s["pass_at_k"]) for s in series.values())
+    ax.set_xlim(1 - PAD_RATIO, max(most, 2) + PAD_RATIO)
+    ax.locator_params(axis="x", integer=True)
+    ax.locator_params(axis="y", nbins=6)
+    ax.grid(axis="y", color=_INK["line"], lw=HAIR_PT / 2)
+    ax.yaxis.set_major_formatter(lambda x, _: number(x, 0))
+    return figure
+
+
+def _key(figure: Figure, x: float, y: float, name: str, line: dict[str, Any]) -> None:
+    from matplotlib.lines import Line2D
+
+    xs = (x, x + ROW_IN / 2, x + ROW_IN)
+    figure.add_artist(Line2D(xs, (y, y, y), markevery=[1], transform=figure.dpi_scale_trans, **line))
+    _text(figure, x + ROW_IN + EDGE_IN, y, name)
+
+
+# ---------------------------------------------------------------- from figure to page
+
+
+@contextmanager
+def _drawing(name: str) -> Iterator[type[Figure]]:
+    """Our settings while drawing, the caller's again afterwards; ids made from `name`, the same every time."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's fonts have it
+        yield Figure
+
+
+def _svg(figure: Figure, name: str, kind: str, title: str) -> str:
+    """The figure as an inline SVG element with a title, unique ids, and the page's colours and fonts."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    out = io.StringIO()
+    FigureCanvasSVG(figure).print_figure(
+        out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )
+    text = out.getvalue()
+    text = text[text.index("<g ") : text.rindex("</svg>")]
+    ids = {i: f"{name}-{place}" for place, i in enumerate(dict.fromkeys(_USED.findall(text)))}
+    text = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], ids), text)
+    text = re.sub(r">\s+<", "><", text)
+    width, height = (72 * x for x in figure.get_size_inches())
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" role="img" aria-labelledby="{name}" '
+        f'style="width:{4 * width / 3:.0f}px" viewBox="0 0 {width:g} {height:g}">'
+        f'<title id="{name}">{escape(title)}</title>{text}</svg>'
+    )
+
+
+_USED = re.compile(r'(?:url\(|href=")#([\w.-]+)')
+_DROP = re.compile(r'font-family: [^;"]*;? ?| transform="rotate\(-0 [^"]*"')
+_COLOUR = re.compile("|".join(_INK.values()))
+_VARIABLE = {stand_in: f"var(--{name})" for name, stand_in in _INK.items()}
+
+
+def _tag(tag: str, ids: Mapping[str, str]) -> str:
+    """One tag of matplotlib's SVG, rewritten; the text between tags, which holds names, is never touched."""
+    tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{ids[m[1]]}"' if m[1] in ids else "", tag)
+    tag = re.sub(r'(url\(|href=")#([\w.-]+)', lambda m: f"{m[1]}#{ids[m[2]]}", tag).replace("xlink:href", "href")
+    tag = _COLOUR.sub(lambda m: _VARIABLE[m[0]], _DROP.sub("", tag))
+    return re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"\s+", " ", tag))

@@ -1,0 +1,33 @@
+"""A study that ends in its page: the public `triaxis.Study`. The one place where running and reporting meet.
+
+`triaxis/study.py` lies below report/ and imports nothing of it; what follows a summary is passed down from here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from triaxis import study
+from triaxis.report import render
+from triaxis.study import Finish, Progress, silent
+
+
+def page(folder: Path) -> None:
+    """Write the page of a finished study, unless it is there and no older than the summary."""
+    made, summary = folder / "report.html", folder / "summary.json"
+    if not made.is_file() or made.stat().st_mtime_ns < summary.stat().st_mtime_ns:
+        render(folder)
+
+
+class Study(study.Study):
+    __doc__ = study.Study.__doc__
+    __slots__ = ()
+
+    def run(self, out: str | Path, progress: Progress = silent, finish: Finish = page) -> dict[str, Any]:
+        """Run or go on with the study in folder `out`; the summary, also written there with the report.
+
+        Rows present are kept and only missing ones are made; a study that is finished already is not loaded again.
+        UserError where `out` holds another study, or a name or setting is unknown; then nothing in it has changed.
+        """
+        return super().run(out, progress, finish)

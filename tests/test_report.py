@@ -1,0 +1,656 @@
+"""The report: the true shapes of the estimates in, one safe, small, self-contained page out."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+import triaxis.report
+from triaxis.conditions import Condition, default_conditions, select
+from triaxis.errors import UserError
+from triaxis.estimate import axes, diversity
+from triaxis.report import flips, render, words, write_report
+from triaxis.report.answer import answers
+from triaxis.report.load import check_summary, schema
+from triaxis.report.markdown import markdown
+from triaxis.report.terminal import print_summary
+from triaxis.store import GradeRow, PlanRow, Row, Store, identity
+
+PACKAGE = Path(triaxis.report.__file__).parent
+HOSTILE = (
+    "</script><script>alert('x')</script>",
+    "<img src=http://evil.example/x.png onerror=alert(1)>",
+    "\"'><svg/onload=alert(1)>&amp;{{ 7*7 }}{% raw %}",
+    "</pre></details></main><style>*{display:none}</style>",
+    "日本語 𝛼 é \u202eright-to-left \x00\x1b[31m",
+)
+PLANNERS = {"tiny-planner-s": 100_000, "tiny-planner-m": 400_000, "tiny-planner-l": 1_600_000}
+# Chance of a right answer; the numbers only have to make effects of every kind.
+SKILL = {
+    "none": 0.74,
+    "hint": 0.71,
+    "plan-empty": 0.52,
+    "xml-open": 0.75,
+    "gold-plan": 0.93,
+    "other-plan": 0.45,
+    "wrong-plan": 0.3,
+}
+
+
+def simulate(
+    n: int, planners: dict[str, int], conditions: tuple[str, ...] = (), extra: str = "", seed: int = 0
+) -> tuple[list[Row], dict[str, GradeRow], dict[str, PlanRow], list[dict[str, Any]]]:
+    """Rows, grades, plans and condition cards of a made-up study with true shapes. `extra` goes into every text."""
+    rng = random.Random(seed)
+    table = default_conditions(planners)
+    table = select(table, conditions) if conditions else table
+    rows: list[Row] = []
+    grades: dict[str, GradeRow] = {}
+    plans: dict[str, PlanRow] = {}
+    for i in range(n):
+        item, a, b, c = f"item-{i:04d}", rng.randint(5, 60), rng.randint(5, 60), rng.randint(2, 9)
+        question = (
+            f"A baker makes {a} loaves in the morning and {b} loaves in the afternoon. Each loaf sells for {c} "
+            f"coins. How many coins does the baker get when every loaf is sold? {extra}"
+        )
+        ease = rng.random()
+        for condition in table:
+            plan = _plan(rng, condition, item, (a, b, c), extra)
+            if plan is not None:
+                plans[plan.id] = plan
+            user = condition.scaffold.render(question, plan.text if plan else None)
+            for branch in range(condition.branches):
+                row, grade = _row(rng, condition, item, branch, user, plan, (a, b, c), ease, extra)
+                rows.append(row)
+                grades[row.id] = grade
+    return rows, grades, plans, [{**c.card(), "completions": c.branches} for c in table]
+
+
+def _plan(rng: random.Random, c: Condition, item: str, abc: tuple[int, int, int], extra: str) -> PlanRow | None:
+    if not c.plan:
+        return None
+    total, (a, b, k) = (abc[0] + abc[1]) * abc[2], abc
+    good = c.plan == "gold" or (
+        c.kind == "true" and rng.random() < {"s": 0.3, "m": 0.6, "l": 0.9}.get(c.planner[-1], 0.5)
+    )
+    if c.kind == "filler":
+        text, implied = " ".join(["and so on"] * 4), None
+    else:
+        implied = total if good else total + rng.randint(1, 9)
+        text = f"{a} plus {b} is {a + b}; {a + b} times {k} is {implied} {extra}"
+    detail = {"implied": implied and str(implied), "steps_right": None if implied is None else good, "gold": str(total)}
+    return PlanRow(
+        identity({"i": item, "s": c.plan}), item, c.plan, 0, text, len(text.split()), False, json.dumps(detail)
+    )
+
+
+def _row(
+    rng: random.Random, c: Condition, item: str, branch: int, user: str, plan: PlanRow | None,
+    abc: tuple[int, int, int], ease: float, extra: str,
+) -> tuple[Row, GradeRow]:  # fmt: skip
+    skill = SKILL.get(c.name, 0.72)
+    if c.kind == "true" and plan is not None:
+        skill = 0.93 if json.loads(plan.detail)["steps_right"] else 0.6
+    if c.branches > 1:
+        skill = 0.62
+    chance = min(1.0, max(0.0, skill + (ease - 0.5)))
+    total = (abc[0] + abc[1]) * abc[2]
+    unreadable = rng.random() < 0.03
+    right = not unreadable and rng.random() < chance
+    answer = "" if unreadable else str(total if right else total + rng.randint(1, 3))
+    text = f"{abc[0]} + {abc[1]} = {abc[0] + abc[1]}\n{abc[0] + abc[1]} * {abc[2]} = {answer}\n{extra}\n#### {answer}"
+    key = identity({"c": c.name, "i": item, "b": branch})
+    row = Row(key, c.name, item, branch, 0, plan.id if plan else "", user, text, 9000, 64, rng.random() > 0.02)
+    verdict = "unreadable" if unreadable else "right" if right else "wrong"
+    return row, GradeRow(key, verdict, answer, "none" if unreadable else "marked", int(right))
+
+
+def summarise(rows: Any, grades: Any, plans: Any, cards: Any, planners: dict[str, int]) -> dict[str, Any]:
+    t = axes.arrange(rows, grades, plans, cards, len({r.item for r in rows}))
+    lines, found = axes.condition_rows(t), axes.axes(t, planners)
+    return {
+        "schema": 1,
+        "study": {
+            "executor": "tiny", "planners": list(planners), "task": "gradeschool", "n": len(t.items), "seeds": [0],
+            "protocol_hash": "0123456789abcdef",
+        },
+        "conditions": lines,
+        "axes": found,
+        "cost": {
+            "seconds": 123.4, "forwards": sum(r.forwards for r in rows), "tokens": sum(r.tokens for r in rows),
+            "dollars": None,
+        },
+        "warnings": axes.warnings(t, lines, found),
+    }  # fmt: skip
+
+
+def protocol_of(cards: list[dict[str, Any]], planners: dict[str, int], n: int) -> dict[str, Any]:
+    return {
+        "protocol_hash": "0123456789abcdef",
+        "study_hash": "fedcba9876543210",
+        "executor": {
+            "name": "tiny", "fingerprint": "aa11", "family": "tiny", "parameters": 931_000, "dtype": "float32",
+            "device": "cpu", "start": "<bos>", "content": "{text}\n", "reply": "Answer: ", "ends": ["<eos>"],
+        },
+        "decode": {
+            "gen_length": 48, "block_length": 16, "steps": 24, "temperature": 0.0, "threshold": None, "stop": "canvas",
+        },
+        "task": {"name": "gradeschool", "revision": "r1", "grader": "numeric-1", "fallback": False},
+        "planners": [{"name": k, "identity": "bb22", "parameters": v} for k, v in planners.items()],
+        "conditions": cards,
+        "seeds": [0],
+        "n": n,
+        "items_hash": "cc33",
+        "engine": "exact-1",
+        "versions": {"triaxis": "0.1.0", "torch": "2.9.0"},
+    }  # fmt: skip
+
+
+def write_study(folder: Path, n: int = 40, planners: dict[str, int] | None = None, **options: Any) -> dict[str, Any]:
+    """A study's folder as triaxis diagnose leaves it, without the page; the summary."""
+    planners = PLANNERS if planners is None else planners
+    rows, grades, plans, cards = simulate(n, planners, **options)
+    summary = json.loads(json.dumps(summarise(rows, grades, plans, cards, planners)))
+    folder.mkdir(parents=True, exist_ok=True)
+    with Store(folder / "rows.sqlite", write=True) as store:
+        store.append([*rows, *plans.values()])
+        store.replace_grades(list(grades.values()))
+    for name, value in (("summary", summary), ("protocol", protocol_of(cards, planners, n))):
+        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    return summary
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    render(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(study: Path) -> str:
+    return (study / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def broken(study: Path, tmp_path: Path) -> Path:
+    """A copy of the study to damage."""
+    for name in ("rows.sqlite", "summary.json", "protocol.json"):
+        (tmp_path / name).write_bytes((study / name).read_bytes())
+    return tmp_path
+
+
+def load(folder: Path, name: str = "summary") -> dict[str, Any]:
+    return dict(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+
+
+class Tags(HTMLParser):
+    """Tags, attributes and text of a page; complains of tags that do not nest."""
+
+    VOID = frozenset({"meta", "input", "br", "img", "link", "use", "path"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID:
+            return
+        assert self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_schema_is_valid_and_the_true_summary_fits_it(study: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(load(study), schema(), cls=jsonschema.Draft202012Validator)
+    check_summary(load(study))
+
+
+def test_summary_of_fewer_axes_fits_the_schema_and_renders(tmp_path: Path) -> None:
+    for place, names in enumerate((("none",), ("hint",), ("gold-plan", "wrong-plan"), ("vote",))):
+        folder = tmp_path / str(place)
+        summary = write_study(folder, 12, conditions=names)
+        jsonschema.validate(summary, schema(), cls=jsonschema.Draft202012Validator)
+        page = render(folder).read_text(encoding="utf-8")
+        assert page.count("Not measured: none of its conditions was run.") >= 2
+        print_summary(summary, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("spoil", ["extra key", "text for a number", "no verdict", "share above 1", "branch missing"])
+def test_summaries_of_another_form_are_refused_by_both_checkers(study: Path, spoil: str) -> None:
+    summary = load(study)
+    if spoil == "extra key":
+        summary["axes"]["brittleness"]["effects"][0]["odd"] = 1
+    elif spoil == "text for a number":
+        summary["conditions"][0]["n"] = "100"
+    elif spoil == "no verdict":
+        del summary["axes"]["trust"]["planners"][0]["content"]["verdict"]
+    elif spoil == "share above 1":
+        summary["conditions"][0]["accuracy"] = 74.0
+    else:
+        summary["axes"]["diversity"]["pass_at_k"].pop()
+    with pytest.raises(UserError):
+        check_summary(summary)
+    if spoil != "branch missing":
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(summary, schema(), cls=jsonschema.Draft202012Validator)
+
+
+def test_page_nests_names_its_parts_and_needs_nothing_else(html: str) -> None:
+    page = Tags(html)
+    assert page.open == []
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [a["href"] for _, a in page.tags if a.get("href")]
+    assert targets
+    assert all(t and t.startswith("#") and t[1:] in ids for t in targets)
+    for tag, attrs in page.tags:
+        assert tag not in {"link", "img", "iframe", "object", "form action"}
+        assert not {"src", "action", "background", "onload", "onclick"} & attrs.keys()
+    outside = re.sub(r'xmlns="[^"]*"', "", html)
+    assert not re.search(r"https?://|url\((?!#)|@import", outside)
+    for section in ("answer", "axis1", "axis2", "axis3", "conditions", "flips", "protocol", "methods"):
+        assert section in ids
+    assert "default-src 'none'" in html
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_every_plot_has_a_title_and_its_intervals(html: str, study: Path) -> None:
+    page = Tags(html)
+    drawn = [a for t, a in page.tags if t == "svg"]
+    assert len(drawn) == 8
+    assert all(a["role"] == "img" and a["aria-labelledby"] for a in drawn)
+    found = load(study)["axes"]
+    for e in (*found["brittleness"]["effects"], *(p["content"] for p in found["trust"]["planners"])):
+        text = words.span(e["low"], e["high"])
+        assert sum(text in svg for svg in re.findall(r"<svg.*?</svg>", html, re.S)) >= 2
+    b = found["diversity"]
+    assert words.span(*b["vote_interval"], sign=False) in re.findall(r"<svg.*?</svg>", html, re.S)[-1]
+
+
+def test_tables_show_every_effect_and_condition(html: str, study: Path) -> None:
+    summary = load(study)
+    found = summary["axes"]
+    effects = [
+        *found["brittleness"]["effects"],
+        found["trust"]["slope"],
+        found["diversity"]["useful"],
+        *found["diversity"]["effects"],
+    ]
+    for p in found["trust"]["planners"]:
+        effects += [p["content"], p["scaffold"], *p["corruptions"].values()]
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", html, re.S)
+    cells = [[re.sub(r"<[^>]*>", "", c) for c in re.findall(r"<td[^>]*>(.*?)</td>", row)] for row in rows]
+    for e in effects:
+        line = [
+            words.points(e["value"]), words.span(e["low"], e["high"]), str(e["n"]), str(e["gain"]), str(e["loss"]),
+            words.p_value(e["p"]).replace("<", "&lt;"), words.p_value(e["p_holm"]).replace("<", "&lt;"),
+            words.points(e["mde80"], sign=False), e["verdict"],
+        ]  # fmt: skip
+        assert line in cells, e["name"]
+    for c in summary["conditions"]:
+        assert any(
+            f'<th scope="row">{escape(c["name"])}</th>' in row and words.points(c["accuracy"], sign=False) in row
+            for row in rows
+        )
+
+
+def test_protocol_card_shows_every_value(html: str, study: Path) -> None:
+    text = Tags(html).text
+    protocol = load(study, "protocol")
+    for value in leaves(protocol):
+        assert value in text, value
+    assert '"Plan: "' in text  # its space can be seen
+
+
+def leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner)
+    elif isinstance(value, str) and value.strip():
+        yield value.strip()
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield str(value)
+
+
+def test_flips_agree_with_gain_and_loss_and_show_both_sides(html: str, study: Path) -> None:
+    for e in load(study)["axes"]["brittleness"]["effects"]:
+        block = re.search(
+            rf'<details class="pair"[^>]*><summary><span class="name">{e["name"]}</span>.*?'
+            r'\n</details>\n(?=<details class="pair"|</section)',
+            html,
+            re.S,
+        )
+        assert block is not None
+        assert block[0].count('data-way="gained"') == e["gain"]
+        assert block[0].count('data-way="lost"') == e["loss"]
+    vote = next(e for e in load(study)["axes"]["diversity"]["effects"] if e["name"] == "vote minus greedy")
+    assert f"{vote['gain']} gained" in html
+    with Store(study / "rows.sqlite", write=False) as store:
+        lost = next(r for r in store.rows() if r.condition == "plan-empty" and f">{r.item}<" in html)
+    assert escape(lost.text, quote=False).splitlines()[0] in html
+
+
+def test_votes_of_flips_are_those_of_the_estimates() -> None:
+    rng = random.Random(3)
+    for _ in range(500):
+        answers = [rng.choice(["", "7", "8", "9"]) for _ in range(rng.randint(1, 6))]
+        grades = [
+            GradeRow("", "unreadable" if a == "" else "right" if a == "7" else "wrong", a, "", -1) for a in answers
+        ]
+        expected = diversity.vote([answers], [[g.verdict == "right" for g in grades]])
+        assert flips._vote(grades) == pytest.approx(float(expected.score[0]))
+
+
+def test_hostile_texts_are_shown_as_text(tmp_path: Path) -> None:
+    extra = " ".join(HOSTILE)
+    planners = {f"p-{HOSTILE[0]}": 1000, f"q$x$-{HOSTILE[2]}": 9000}
+    summary = write_study(tmp_path, 14, planners, extra=extra)
+    summary["warnings"].append(HOSTILE[1])
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    protocol = load(tmp_path, "protocol")
+    protocol[HOSTILE[3]] = {HOSTILE[1]: "\ud800 lone"}
+    (tmp_path / "protocol.json").write_text(json.dumps(protocol), encoding="utf-8")
+    page = render(tmp_path).read_text(encoding="utf-8")
+    tags = Tags(page)
+    assert tags.open == []
+    assert [t for t, _ in tags.tags].count("script") == 1
+    assert not {"img", "object"} & {t for t, _ in tags.tags}
+    assert all(not any(k.startswith("on") for k in a) for _, a in tags.tags)
+    assert [t for t, _ in tags.tags].count("style") == 1
+    assert "{{ 7*7 }}" in tags.text
+    assert "日本語" in tags.text
+    for hidden in ("\x00", "\x1b", "\u202e"):
+        assert hidden not in page
+
+
+def test_long_texts_are_cut_in_their_middle_and_say_so(tmp_path: Path) -> None:
+    write_study(tmp_path, 10, extra="x" * 50_000 + " the end of it")
+    page = render(tmp_path).read_text(encoding="utf-8")
+    assert "characters left out here" in page
+    assert "the end of it" in page
+    assert len(page.encode()) < 3_000_000
+
+
+@pytest.mark.slow
+def test_page_of_a_thousand_items_stays_small_and_quick(tmp_path: Path) -> None:
+    write_study(tmp_path, 1000)
+    subprocess.run(
+        [sys.executable, "-c", "import matplotlib.font_manager"], check=True
+    )  # builds its cache once a machine
+    began = time.monotonic()
+    code = f"from pathlib import Path; from triaxis.report import render; render(Path({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.monotonic() - began < 6  # 23,000 rows; a guard against a tenfold slip, not a benchmark
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 3_000_000
+    assert re.search(r"[\d,]+ of [\d,]+ are here", page)
+    assert {len(s) > 1000 for s in page.split('<details class="pair"')[1:]} == {True}  # every comparison has its share
+
+
+def test_changed_numbers_change_the_page_and_the_old_ones_are_gone(study: Path, tmp_path: Path) -> None:
+    """No number is typed in: whatever the summary says is on the page, and nothing else is."""
+    after = load(study) | {"warnings": []}
+    after["axes"] |= {"trust": None, "diversity": None}
+    before = {}
+    for e in after["axes"]["brittleness"]["effects"]:
+        before[words.span(e["low"], e["high"])] = None
+        e["value"], e["low"], e["high"] = e["value"] / 3 + 0.111, e["low"] / 3 + 0.111, e["high"] / 3 + 0.111
+    write_report(after, load(study, "protocol"), None, tmp_path / "new.html")
+    page = (tmp_path / "new.html").read_text(encoding="utf-8")
+    assert not any(old in page for old in before)
+    for e in after["axes"]["brittleness"]["effects"]:
+        assert words.span(e["low"], e["high"]) in page
+
+
+def test_same_files_give_the_same_page(study: Path, html: str) -> None:
+    assert render(study).read_text(encoding="utf-8") == html
+
+
+# ---------------------------------------------------------------- damaged folders
+
+
+def test_missing_and_damaged_files_are_one_clear_line(broken: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        render(broken / "nowhere")
+    kept = {name: (broken / name).read_bytes() for name in ("rows.sqlite", "summary.json", "protocol.json")}
+    for name in kept:
+        (broken / name).unlink()
+        with pytest.raises(UserError, match=name):
+            render(broken)
+        for junk in (b"", b"\x00\xff junk", b"[1, 2]", b'{"schema": 2}', kept[name][: len(kept[name]) // 2]):
+            (broken / name).write_bytes(junk)
+            with pytest.raises(UserError, match=name) as e:
+                render(broken)
+            assert "\n" not in str(e.value)
+        (broken / name).write_bytes(kept[name])
+    assert not (broken / "report.html").exists()
+    render(broken)
+
+
+def test_files_of_two_studies_are_refused(broken: Path) -> None:
+    protocol = load(broken, "protocol") | {"protocol_hash": "another"}
+    (broken / "protocol.json").write_text(json.dumps(protocol), encoding="utf-8")
+    with pytest.raises(UserError, match="two studies"):
+        render(broken)
+
+
+def test_ungraded_rows_say_what_to_run(broken: Path) -> None:
+    with Store(broken / "rows.sqlite", write=True) as store:
+        store.append([replace(store.rows()[0], id="new")])
+    with pytest.raises(UserError, match="triaxis grade"):
+        render(broken)
+
+
+def test_not_a_number_in_the_summary_is_refused(broken: Path) -> None:
+    text = (broken / "summary.json").read_text(encoding="utf-8")
+    (broken / "summary.json").write_text(re.sub(r'"seconds": [\d.]+', '"seconds": NaN', text), encoding="utf-8")
+    with pytest.raises(UserError, match="NaN"):
+        render(broken)
+
+
+# ---------------------------------------------------------------- the answer and the terminal
+
+
+def with_verdicts(summary: dict[str, Any], *verdicts: str) -> dict[str, Any]:
+    out = copy.deepcopy(summary)
+    for e, verdict in zip(out["axes"]["brittleness"]["effects"], verdicts, strict=True):
+        e["verdict"] = verdict
+    return out
+
+
+def test_the_answer_follows_the_effects(study: Path) -> None:
+    summary = load(study)
+    k = len(summary["axes"]["brittleness"]["effects"])
+    open_, same = "not resolved at this N", "equivalent within 5 points"
+    first = answers(with_verdicts(summary, "drop", *[open_] * (k - 1)))[0]
+    assert first.verdict == f"drop in 1 of {k}"
+    assert f"1 costs accuracy ({summary['axes']['brittleness']['effects'][0]['name']}," in first.sentence
+    assert answers(with_verdicts(summary, *[open_] * k))[0].verdict == open_
+    assert f"all {k} are {same}" in answers(with_verdicts(summary, *[same] * k))[0].sentence
+    both = answers(with_verdicts(summary, "drop", "lift", *[open_] * (k - 2)))[0]
+    assert both.verdict == f"drop in 1 and lift in 1 of {k}"
+    assert both.kind == "drop"
+    nothing = answers({"axes": dict.fromkeys(("brittleness", "trust", "diversity"))})
+    assert [a.verdict for a in nothing] == ["not measured"] * 3
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_terminal_shows_every_value_with_its_interval_at_any_width(study: Path, width: int) -> None:
+    out = io.StringIO()
+    summary = load(study)
+    print_summary(summary, Console(file=out, width=width))
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for e in summary["axes"]["brittleness"]["effects"]:
+        assert f"{100 * e['value']:+.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0") in text
+        assert words.span(e["low"], e["high"]).replace(words.MINUS, "-") in text
+    for c in summary["conditions"]:
+        assert words.points(c["accuracy"], sign=False) in text
+
+
+def test_terminal_colours_verdicts_and_leaves_markup_alone(study: Path) -> None:
+    out = io.StringIO()
+    summary = with_verdicts(load(study), "drop", "lift", "equivalent within 5 points", *["not resolved at this N"] * 3)
+    summary["warnings"] = ["[red]plan[tiny][/red] \x1b[2J"]
+    print_summary(summary, Console(file=out, width=120, force_terminal=True, color_system="standard"))
+    text = out.getvalue()
+    for colour, word in ((31, "drop"), (32, "lift"), (36, "equivalent")):
+        assert re.search(rf"\x1b\[[\d;]*{colour}m[^\x1b]*{word}", text), word
+    assert "[red]plan[tiny][/red]" in text
+    assert "\x1b[2J" not in text
+
+
+def test_markdown_has_a_line_for_every_condition_and_effect(study: Path) -> None:
+    summary = load(study)
+    hostile = "a|b\n<script>"
+    summary["conditions"][1]["name"] = hostile
+    text = markdown(summary)
+    lines = text.splitlines()
+    assert "a\\|b &lt;script&gt;" in text
+    effects = summary["axes"]["brittleness"]["effects"]
+    planners = summary["axes"]["trust"]["planners"]
+    count = len(effects) + sum(2 + len(p["corruptions"]) for p in planners) + 1
+    count += 1 + len(summary["axes"]["diversity"]["effects"])
+    assert len(lines) == 2 + len(summary["conditions"]) + 1 + 2 + count
+    assert len({line.replace("\\|", "").count("|") for line in lines[-count:]}) == 1
+    assert any(words.span(effects[0]["low"], effects[0]["high"]) in line for line in lines)
+
+
+# ---------------------------------------------------------------- the package itself
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, time; before = set(sys.modules); t = time.perf_counter(); import triaxis.report; "
+        "took = time.perf_counter() - t; heavy = {'torch', 'numpy', 'jinja2', 'matplotlib', 'rich', 'scipy'}; "
+        "print(took, sorted(heavy & (set(sys.modules) - before)))"
+    )
+    took, _, heavy = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.partition(" ")
+    assert heavy.strip() == "[]"
+    assert float(took) < 0.5  # 5 ms where measured
+
+
+def test_rendering_imports_no_torch(study: Path) -> None:
+    code = (
+        f"import sys; from pathlib import Path; from triaxis.report import render; render(Path({str(study)!r})); "
+        "assert not {'torch', 'scipy', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def typed_in(source: str) -> list[str]:
+    """Numbers in a module that look like results: fractions outside named constants, and lists of numbers."""
+    tree = ast.parse(source)
+    constants = [a for a in tree.body if isinstance(a, ast.Assign) and all(t.isupper() for t in _names(a))]
+    named = {id(n) for a in constants for n in ast.walk(a.value)}
+    named |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in named:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and not node.value.is_integer():
+            found.append(f"line {node.lineno}: {node.value}")
+        if isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
+            values = node.values if isinstance(node, ast.Dict) else node.elts
+            numbers = [v for v in values if isinstance(v, ast.Constant) and isinstance(v.value, int | float)]
+            if len(numbers) > 3:
+                found.append(f"line {node.lineno}: {len(numbers)} numbers in a row")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += [f"line {node.lineno}: {m}" for m in reported(node.value)]
+    return found
+
+
+def _names(node: ast.Assign) -> list[str]:
+    targets = [t for x in node.targets for t in (x.elts if isinstance(x, ast.Tuple) else [x])]
+    return [t.id if isinstance(t, ast.Name) else "" for t in targets]
+
+
+DESIGN = {"95 %", "80 %", "0 %"}  # the level of the intervals, the power of an MDE
+
+
+def reported(text: str) -> list[str]:
+    """Pieces of prose that state a measured value: '74.0 %', '+8 points', 'p = .03', 'n = 200'."""
+    text = re.sub(r"\{[{%].*?[%}]\}", "", text, flags=re.S)
+    found = re.findall(r"[+\u2212-]?\d[\d.,]*\s*(?:%|points?\b|pp\b)|\bp\s*[=<>]\s*0?\.\d+|\bn\s*=\s*\d+", text)
+    return [f for f in found if f not in DESIGN]
+
+
+def test_no_result_is_typed_into_the_report() -> None:
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert len(files) > 5
+    wrong = {f.name: typed_in(f.read_text(encoding="utf-8")) for f in files}
+    assert not {k: v for k, v in wrong.items() if v}
+    for template in sorted((PACKAGE / "templates").glob("*.j2")) + sorted((PACKAGE / "templates").glob("*.html")):
+        assert not reported(template.read_text(encoding="utf-8")), template.name
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "accuracy = 0.74",
+        "ROWS = 3\nx = [68.5, 66]",
+        "y = [1, 2, 3, 4]",
+        "t = 'LLaDA reaches 74.0 %'",
+        "t = 'p = .03'",
+        "d = {'a': .68}",
+    ],
+)
+def test_the_scan_for_typed_in_results_finds_planted_ones(planted: str) -> None:
+    assert typed_in(planted)
+
+
+def test_words() -> None:
+    assert words.points(-0.08) == "\u22128.0"
+    assert words.points(-0.0004) == "0.0"
+    assert words.points(0.0) == "0.0"
+    assert words.points(None) == words.DASH
+    assert words.span(-0.132, 0.029) == "[\u221213.2, +2.9]"
+    assert words.p_value(0.0004) == "< 0.001"
+    assert words.size(1_600_000) == "1.6M"
+    assert words.size(8_015_581_184) == "8.02B"
+    assert words.duration(3661) == "1 h 01 min"
+    assert words.duration(187) == "3 min 07 s"
+    assert words.clip("a" * 10, 20) == "a" * 10
+    assert "80 characters left out" in words.clip("a" * 100, 20)
