@@ -16,13 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("none", "plan-empty", "gold-plan", "other-plan", "wrong-plan", "vote")
 
 
+def interval(cell: dict[str, float]) -> str:
+    """Accuracy with its interval, in percent."""
+    return f"{100 * cell['accuracy']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+
+
 def line(executor: str, n: int) -> tuple[str, dict[str, object]]:
     """One executor's row of the table, and its summary."""
     folder = ROOT / "runs" / f"card-{executor}-{n}"
     summary = Study(executor=executor, n=n, conditions=ARMS).run(folder)
     cells = {c["name"]: c for c in summary["conditions"]}
     vote = summary["axes"]["diversity"]
-    shown = [f"{100 * cells[a]['accuracy']:.1f} [{100 * cells[a]['low']:.1f}, {100 * cells[a]['high']:.1f}]" for a in ARMS[:-1]]
+    shown = [interval(cells[a]) for a in ARMS[:-1]]
     return f"| {executor} | " + " | ".join([*shown, f"{100 * vote['vote']:.1f}"]) + " |", summary
 
 

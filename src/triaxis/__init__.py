@@ -21,15 +21,26 @@ _WHERE = {
     "Study": "triaxis.report.study",
     "UserError": "triaxis.errors",
 }
-__all__ = [*_WHERE, "__version__"]
+__all__ = [
+    "Decode",
+    "Estimate",
+    "Executor",
+    "Study",
+    "UserError",
+    "__version__",
+    "load_executor",
+    "load_planner",
+    "load_task",
+    "paired",
+]
 
 if TYPE_CHECKING:
     from triaxis.errors import UserError
     from triaxis.estimate.paired import Estimate, paired
     from triaxis.models.planner import load_planner
+    from triaxis.report.study import Study
     from triaxis.sampling.executor import Executor, load_executor
     from triaxis.sampling.schedule import Decode
-    from triaxis.report.study import Study
     from triaxis.tasks import load_task
 
 

@@ -105,18 +105,15 @@ class Store:
                 opened.enter_context(_lock(path.parent))
             try:
                 self._db = opened.enter_context(closing(_connect(path, write=write)))
-                tables = self._tables(_another(write))
+                new = self._is_new(_another(write))
                 if write:
                     opened.enter_context(_wal(self._db))
-                if write and not tables:
+                if write and new:
                     self._create()
-                elif not tables:
+                elif new:
                     raise UserError(f"{path}: no study was started there yet; give the folder of a study")
-                found = self.get("schema")
             except sqlite3.Error as e:
                 raise UserError(f"{path}: not a triaxis row store ({e}); {_another(write)}") from None
-            if found != SCHEMA:
-                raise UserError(f"{path}: store schema {found} is not {SCHEMA}; use the triaxis that made it")
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Store:
@@ -127,12 +124,15 @@ class Store:
     ) -> None:
         self._opened.close()
 
-    def _tables(self, remedy: str) -> list[str]:
-        """The tables present, none in a new file. UserError where they are not ours, before anything is written."""
+    def _is_new(self, remedy: str) -> bool:
+        """Whether the file is still empty. UserError where it is not ours, before anything is written."""
         tables = sorted(name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
         if tables and not {"meta", *_TABLES} <= set(tables):
             raise UserError(f"{self.path}: not a triaxis row store (it holds {', '.join(tables)}); {remedy}")
-        return tables
+        found = self.get("schema") if tables else SCHEMA
+        if found != SCHEMA:
+            raise UserError(f"{self.path}: store schema {found} is not {SCHEMA}; use the triaxis that made it")
+        return not tables
 
     def _create(self) -> None:
         with self._transaction():
@@ -160,7 +160,9 @@ class Store:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as e:
-            raise UserError(f"{self.path}: could not be read ({e}); restore it from a copy or run again") from None
+            raise UserError(
+                f"{self.path}: could not be read ({e}); restore it from a copy, or run in another folder"
+            ) from None
 
     def append(self, rows: Iterable[Row | PlanRow | GradeRow]) -> None:
         """Append in one transaction, durable when this returns. A row that is there already stays as it is."""

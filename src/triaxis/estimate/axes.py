@@ -81,9 +81,9 @@ def arrange(
                 f"condition {card['name']!r} has all its rows for {whole} of {n} items; run the study to its end first"
             )
     table = {str(c["name"]): [found[c["name"]][item] for item in items] for c in cards}
-    missing = sum(row.id not in grades for per_item in table.values() for group in per_item for row in group)
-    if missing:
-        raise UndefinedEstimate(f"{missing} rows are not graded; run triaxis grade first")
+    graded = [row.id in grades for per_item in table.values() for group in per_item for row in group]
+    if not all(graded):
+        raise UndefinedEstimate(f"{graded.count(False)} of {len(graded)} rows are not graded; run triaxis grade first")
     return Table(tuple(items), {str(c["name"]): c for c in cards}, table, grades, plans)
 
 

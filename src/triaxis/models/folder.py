@@ -11,8 +11,12 @@ import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from triaxis.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # shipped name -> folder; "tiny" is the executor of training seed 2 (docs/tiny.md says why that one)
 SHIPPED = {
@@ -75,6 +79,21 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: the shard {name} named in {index.name} is missing; download it again")
     return [folder / name for name in names]
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's tokenizer.json. UserError if it is missing or unreadable."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no tokenizer.json; text needs one, token ids do not")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as e:
+        if type(e) is not Exception:  # tokenizers raises the bare class, and nothing else, for a malformed file
+            raise
+        raise UserError(f"{path}: not a readable tokenizer ({' '.join(str(e).split())}); download it again") from None
 
 
 def fingerprint(folder: Path) -> str:

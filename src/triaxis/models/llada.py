@@ -79,7 +79,7 @@ class LladaConfig:
         """Check and take the fields of a config.json found at `where`. Raises UserError naming the field."""
         for name in _REQUIRED:
             if fields.get(name) is None:
-                raise UserError(f"{where}: config field {name!r} is missing; every LLaDA config has it: download it again")
+                raise UserError(f"{where}: config field {name!r} is missing; give a LLaDA checkpoint")
         for name, wanted in _ONLY.items():
             if fields.get(name) is not None and fields[name] != wanted:
                 raise UserError(f"{where}: {name}={reprlib.repr(fields[name])} is not supported; expected {wanted!r}")
@@ -200,12 +200,13 @@ class LladaBlock(nn.Module):
         v = self._heads(self.v_proj(normed), self.kv_heads)
         grouped = self.kv_heads != self.n_heads
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=canvas.keys_B11L, enable_gqa=grouped)
-        x = rest + self.attn_out(a.transpose(1, 2).flatten(2))
+        x: Tensor = rest + self.attn_out(a.transpose(1, 2).flatten(2))
         h = self.ff_norm(x)
-        return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
+        out: Tensor = x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
+        return out
 
     def _heads(self, x_BLD: Tensor, heads: int) -> Tensor:
-        return x_BLD.unflatten(-1, (heads, self.head_width)).transpose(1, 2)
+        return x_BLD.reshape(*x_BLD.shape[:2], heads, self.head_width).transpose(1, 2)
 
 
 class Embedding(nn.Embedding):

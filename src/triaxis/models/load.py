@@ -61,10 +61,10 @@ def fill(
             continue
         if name not in wanted or name in given:
             what = "is there twice" if name in given else "does not belong to the network of config.json"
-            raise UserError(f"{folder}: tensor {name!r} {what}; config and weights are not of one checkpoint")
+            raise UserError(f"{folder}: tensor {name!r} {what}; take both from one checkpoint")
         if wanted[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)}, config.json says {tuple(wanted[name].shape)}"
-            raise UserError(f"{folder}: tensor {name!r} has shape {shapes}; config and weights are not of one checkpoint")
+            raise UserError(f"{folder}: tensor {name!r} has shape {shapes}; take both from one checkpoint")
         if not tensor.is_floating_point():
             raise UserError(f"{folder}: tensor {name!r} is {tensor.dtype}; give weights that are not quantised")
         given[name] = tensor.to(device=device, dtype=dtype)

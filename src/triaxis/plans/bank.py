@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from triaxis.models.planner import Written
 from triaxis.plans import read
 from triaxis.plans.sources import Maker
 from triaxis.store import PlanRow, Store, identity
@@ -31,7 +32,9 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
             ]
             store.append(rows)
             present |= {r.id: r for r in rows}
-        bank |= {(source, item.id): present[ids[item.id]] for item in maker.items}
+        for item in maker.items:
+            row = bank[source, item.id] = present[ids[item.id]]
+            maker.keep(source, item, Written(row.text, row.tokens, row.truncated))
     return bank
 
 

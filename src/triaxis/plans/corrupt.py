@@ -34,7 +34,7 @@ def filler(length: int, encode: Callable[[str], list[int]], decode: Callable[[li
 
     Invariant: encode(result) has `length` tokens wherever the tokenizer round-trips, else within one.
     """
-    ids: list[int] = []
-    while len(ids) < length:
-        ids = encode((NEUTRAL * (len(ids) // 8 + 2)).strip())[:length] if len(ids) == 0 else ids + ids
+    text = NEUTRAL
+    while len(ids := encode(text.strip())) < length:
+        text += NEUTRAL
     return decode(ids[:length]).strip()

@@ -11,8 +11,11 @@ from typing import NamedTuple
 
 from triaxis.tasks.base import Item
 
-_OPS = {"plus": "+", "minus": "-", "times": "*", "divided by": "/", "+": "+", "-": "-", "*": "*", "/": "/", "x": "*", "×": "*", "÷": "/", "−": "-"}  # fmt: skip
-_NUMBER = r"-?\d{1,12}(?:\.\d{1,6})?"
+_OPS = {
+    "plus": "+", "minus": "-", "times": "*", "divided by": "/",
+    "+": "+", "-": "-", "*": "*", "/": "/", "x": "*", "×": "*", "÷": "/", "−": "-",
+}  # fmt: skip
+_NUMBER = r"(?<!\d)(?<!\d\.)-?\d{1,12}(?:\.\d{1,6})?(?!\.?\d)"  # a whole number, never a part of a longer one
 _STEP = re.compile(
     rf"({_NUMBER})\s*(plus|minus|times|divided by|[-+*/x×÷−])\s*({_NUMBER})(?:\s*(?:=|is|equals)\s*({_NUMBER}))?"
 )

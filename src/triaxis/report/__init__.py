@@ -20,11 +20,11 @@ def render(folder: Path) -> Path:
 
     UserError where a file is missing, damaged, or of another study than the others.
     """
-    from triaxis.report.load import load
+    from triaxis.report.load import load, no_collection
 
     summary, protocol, store = load(Path(folder))
     path = Path(folder) / "report.html"
-    with store:
+    with store, no_collection():
         write_report(summary, protocol, store, path)
     return path
 

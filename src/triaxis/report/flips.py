@@ -185,9 +185,10 @@ def _plan_notes(plan: PlanRow) -> list[str]:
     found = [plan.source, f"{number(plan.tokens, 0)} tokens"]
     if plan.truncated:
         found.append("cut at its limit")
-    if detail.get("steps_right") is not None:
-        found.append("steps right" if detail["steps_right"] else "steps wrong")
-    if detail.get("implied") is not None:
+    if detail.get("implied") is not None:  # it has calculations; a filler has none
+        found += (
+            [] if detail.get("steps_right") is None else ["steps right" if detail["steps_right"] else "steps wrong"]
+        )
         found.append(f"implies {detail['implied']}")
     if detail.get("leaks"):
         found.append("states the answer")

@@ -14,7 +14,15 @@ Json = Mapping[str, Any]
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """Two pipe tables: accuracy by condition, then every effect of the axes that were measured."""
-    heads: Sequence[str] = ("condition", "right, %", f"{words.LEVEL} interval", "n", "unreadable, %", "truncated, %", "forwards")
+    heads: Sequence[str] = (
+        "condition",
+        "right, %",
+        f"{words.LEVEL} interval",
+        "n",
+        "unreadable, %",
+        "truncated, %",
+        "forwards",
+    )
     conditions = _table(heads, [_condition(c) for c in summary["conditions"]])
     heads = ("axis", "effect", "points", f"{words.LEVEL} interval", "n", "gain", "loss", "p (Holm)", "MDE80", "verdict")
     return f"{conditions}\n\n{_table(heads, _effects(summary['axes']))}\n"

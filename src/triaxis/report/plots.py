@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from triaxis.report.words import Kind, number, span, visible
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDE_IN, NARROW_IN = 9.5, 3.5
@@ -110,59 +109,72 @@ def curves(series: Mapping[str, Mapping[str, Any]], *, title: str, name: str) ->
 
 
 def _forest(canvas: type[Figure], groups: Sequence[Group], axis: str, sign: bool, wide: bool) -> Figure:
+    """Drawn on the figure itself, in inches: its one axis is a few lines, and an Axes takes three times as long."""
     lines: list[str | Mark] = []
     for group in groups:
         lines += [group.title] if group.title else []
         lines += group.marks
     width, row = (WIDE_IN, ROW_IN) if wide else (NARROW_IN, STACKED_ROW_IN)
     left, right = (LABEL_IN, VALUE_IN) if wide else (EDGE_IN, EDGE_IN)
-    figure, ax = _figure(canvas, width, TOP_IN + row * len(lines) + AXIS_IN, left, right, AXIS_IN)
-    ax.set_ylim(len(lines) - 1 / 2, -1 / 2)
-    ax.set_yticks([])
-    ax.spines["left"].set_visible(False)
-    _limits(ax, [m for g in groups for m in g.marks], sign)
-    ax.set_xlabel(axis)
-    for y, line in enumerate(lines):
-        height = AXIS_IN + row * (len(lines) - y - 1 / 2)
+    figure = canvas(figsize=(width, TOP_IN + row * len(lines) + AXIS_IN))
+    at = _scale(figure, [m for g in groups for m in g.marks], (left, width - right), axis, sign)
+    for place, line in enumerate(lines):
+        y = AXIS_IN + row * (len(lines) - place - 1 / 2)
         if isinstance(line, Mark):
-            lift = 0 if wide else STACKED_ROWS
-            _mark(ax, line, y + lift, sign)
-            _words(figure, line, height + lift * row, sign, wide)
+            lift = 0 if wide else STACKED_ROWS * row
+            _mark(figure, line, at, y - lift, sign)
+            _words(figure, line, y + lift, sign, wide)
         else:
-            _text(figure, 0, height - row / 6, line, weight="bold", size=SMALL_PT, color=_INK["muted"])
+            _text(figure, 0, y - row / 6, line, weight="bold", size=SMALL_PT, color=_INK["muted"])
     return figure
 
 
-def _figure(
-    canvas: type[Figure], width: float, height: float, left: float, right: float, below: float
-) -> tuple[Figure, Axes]:
-    """A figure and its axes; all lengths in inches."""
-    figure = canvas(figsize=(width, height))
-    room = (width - left - right, height - below - TOP_IN)
-    return figure, figure.add_axes((left / width, below / height, room[0] / width, room[1] / height))
+Scale = Callable[[float], float]  # points to inches from the figure's left edge
 
 
-def _limits(ax: Axes, marks: Sequence[Mark], sign: bool) -> None:
+def _scale(figure: Figure, marks: Sequence[Mark], ends: tuple[float, float], axis: str, sign: bool) -> Scale:
+    """Draw the horizontal axis between two places in inches, with its grid; where a value lies on it."""
+    from matplotlib.ticker import MaxNLocator
+
     low, high = 100 * min(m.low for m in marks), 100 * max(m.high for m in marks)
     if sign:
         low, high = min(low, 0), max(high, 0)
-        ax.axvline(0, color=_INK["muted"], lw=HAIR_PT, zorder=0)
-    ax.xaxis.set_major_formatter(lambda x, _: number(x, 0, sign=sign))
     pad = PAD_RATIO * max(high - low, 1)
-    ax.set_xlim(low - pad, high + pad)
-    ax.locator_params(axis="x", nbins=6, integer=True)
-    ax.grid(axis="x", color=_INK["line"], lw=HAIR_PT / 2)
-    ax.set_axisbelow(True)
+    low, high = low - pad, high + pad
+    per_point = (ends[1] - ends[0]) / (high - low)
+    top = figure.get_figheight() - TOP_IN
+
+    def at(x: float) -> float:
+        return ends[0] + (x - low) * per_point
+
+    _line(figure, ends, (AXIS_IN, AXIS_IN), color=_INK["line"], lw=HAIR_PT)
+    for x in MaxNLocator(nbins=6, integer=True).tick_values(low, high):
+        if low <= x <= high:
+            zero = sign and x == 0
+            _line(
+                figure,
+                (at(x), at(x)),
+                (AXIS_IN, top),
+                color=_INK["muted" if zero else "line"],
+                lw=HAIR_PT / (1 if zero else 2),
+            )
+            _text(
+                figure, at(x), AXIS_IN * 2 / 3, number(x, 0, sign=sign), ha="center", size=SMALL_PT, color=_INK["muted"]
+            )
+    _text(figure, sum(ends) / 2, AXIS_IN / 4, axis, ha="center", size=SMALL_PT, color=_INK["muted"])
+    return at
 
 
-def _mark(ax: Axes, m: Mark, y: float, sign: bool) -> None:
+def _mark(figure: Figure, m: Mark, at: Scale, y: float, sign: bool) -> None:
     """A range with its value; hollow where the verdict is open, so that colour is not needed to read it."""
     colour = _INK[m.kind]
-    ax.plot((100 * m.low, 100 * m.high), (y, y), color=colour, lw=LINE_PT, solid_capstyle="butt")
-    if m.inner is not None:
-        ax.plot([100 * end for end in m.inner], (y, y), "|", color=colour, ms=TIE_PT, mew=LINE_PT / 2)
     face = _INK["paper"] if m.kind == "open" else colour
-    ax.plot([100 * m.value], [y], "o" if sign else "D", ms=MARK_PT, mfc=face, mec=colour, mew=LINE_PT)
+    dot = {"marker": "o" if sign else "D", "markevery": [1], "ms": MARK_PT, "mfc": face, "mec": colour, "mew": LINE_PT}
+    ends = [at(100 * x) for x in (m.low, m.value, m.high)]
+    _line(figure, ends, (y, y, y), color=colour, lw=LINE_PT, solid_capstyle="butt", **dot)
+    if m.inner is not None:
+        ends = [at(100 * x) for x in m.inner]
+        _line(figure, ends, (y, y), ls="none", marker="|", color=colour, ms=TIE_PT, mew=LINE_PT / 2)
 
 
 def _words(figure: Figure, m: Mark, y: float, sign: bool, wide: bool) -> None:
@@ -182,6 +194,13 @@ def _text(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
     figure.text(x, y, text, va="center_baseline", transform=figure.dpi_scale_trans, **style)
 
 
+def _line(figure: Figure, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
+    """A line through places in inches."""
+    from matplotlib.lines import Line2D
+
+    figure.add_artist(Line2D(xs, ys, transform=figure.dpi_scale_trans, **style))
+
+
 def _short(label: str) -> str:
     label = " ".join(visible(label).split())
     return label if len(label) <= LONGEST else label[: LONGEST - 1] + "\u2026"
@@ -196,7 +215,9 @@ def _curves(canvas: type[Figure], series: Mapping[str, Mapping[str, Any]], wide:
     """The key stands at the right end on a screen and under the axis on a phone."""
     width, right, key = (WIDE_IN, LABEL_IN, 0) if wide else (NARROW_IN, EDGE_IN, ROW_IN * len(series))
     height = PANEL_IN + AXIS_IN + key
-    figure, ax = _figure(canvas, width, height, TICK_IN, right, AXIS_IN + key)
+    figure = canvas(figsize=(width, height))
+    room = (width - TICK_IN - right, PANEL_IN - TOP_IN)
+    ax = figure.add_axes((TICK_IN / width, (AXIS_IN + key) / height, room[0] / width, room[1] / height))
     for place, ((name, branches), (colour, dash, mark)) in enumerate(zip(series.items(), cycle(_LINES), strict=False)):
         line: dict[str, Any] = {"color": _INK[colour], "ls": dash, "marker": mark, "ms": MARK_PT, "lw": LINE_PT}
         k = range(1, len(branches["pass_at_k"]) + 1)
@@ -218,10 +239,7 @@ def _curves(canvas: type[Figure], series: Mapping[str, Mapping[str, Any]], wide:
 
 
 def _key(figure: Figure, x: float, y: float, name: str, line: dict[str, Any]) -> None:
-    from matplotlib.lines import Line2D
-
-    xs = (x, x + ROW_IN / 2, x + ROW_IN)
-    figure.add_artist(Line2D(xs, (y, y, y), markevery=[1], transform=figure.dpi_scale_trans, **line))
+    _line(figure, (x, x + ROW_IN / 2, x + ROW_IN), (y, y, y), markevery=[1], **line)
     _text(figure, x + ROW_IN + EDGE_IN, y, name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -10,14 +10,17 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from triaxis.errors import UserError
+from triaxis.models.folder import open_tokenizer
 from triaxis.models.load import Checkpoint, load_checkpoint
 from triaxis.sampling.denoise import Denoised, denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
 
+Work = tuple[tuple[int, ...], int]  # a prompt and its stream key, 0 where nothing is drawn
+
 
 class Completion(NamedTuple):
-    """One completion and what it cost."""
+    """One completion and what it cost. Completions that were the same work, done once, each count it whole."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -48,13 +51,7 @@ class Executor:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The folder's tokenizer.json. UserError if it is missing or unreadable."""
-        path = self.checkpoint.folder / "tokenizer.json"
-        if not path.is_file():
-            raise UserError(f"{self.checkpoint.folder}: no tokenizer.json; text needs one, token ids do not")
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as e:  # tokenizers raises bare Exception for any malformed file
-            raise UserError(f"{path}: not a readable tokenizer ({e})") from None
+        return open_tokenizer(self.checkpoint.folder)
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
@@ -127,16 +124,13 @@ class Executor:
     ) -> None:  # fmt: skip
         for i, prompt in enumerate(prompts):
             self._check(i, prompt, decode)
-        shared: dict[tuple[tuple[int, ...], int], list[int]] = {}  # identical work is done once
+        places: dict[Work, list[int]] = {}  # identical work is done once
         for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
-            shared.setdefault((tuple(prompt), key if decode.draws else 0), []).append(i)
-        order = sorted(shared, key=lambda work: len(work[0]))  # like lengths together: less padding
+            places.setdefault((tuple(prompt), key if decode.draws else 0), []).append(i)
         config = self.checkpoint.config
         device = next(self.checkpoint.network.parameters()).device
         budget = self.batch_tokens or (2048 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
-        while order:
-            fits = max(1, budget // (len(order[0][0]) + decode.gen_length))
-            batch, order = order[:fits], order[fits:]
+        for batch in _batches(places, decode.gen_length, budget):
             rows = denoise(
                 self.checkpoint.network,
                 [prompt for prompt, _ in batch],
@@ -146,15 +140,14 @@ class Executor:
                 eos_ids=self.end_ids,
                 device=device,
             )
-            done(
-                [i for w in batch for i in shared[w]], [r for w, r in zip(batch, rows, strict=True) for _ in shared[w]]
-            )
+            shared = [(i, row) for work, row in zip(batch, rows, strict=True) for i in places[work]]
+            done([i for i, _ in shared], [row for _, row in shared])
 
     def _check(self, number: int, prompt: Sequence[int], decode: Decode) -> None:
         config = self.checkpoint.config
         if not prompt:
             raise UserError(f"prompt {number} is empty; give at least one token")
-        if min(prompt) < 0 or max(prompt) >= config.rows:
+        if not all(isinstance(token, int) and 0 <= token < config.rows for token in prompt):
             raise UserError(f"prompt {number} has a token outside 0..{config.rows - 1}; it is from another tokenizer")
         if config.mask_token_id in prompt:
             raise UserError(f"prompt {number} contains the mask token {config.mask_token_id}; remove it")
@@ -163,6 +156,18 @@ class Executor:
                 f"prompt {number} has {len(prompt)} tokens; with gen_length={decode.gen_length} it exceeds the context "
                 f"of {config.max_sequence_length}; shorten the prompt or gen_length"
             )
+
+
+def _batches(works: Iterable[Work], gen_length: int, budget: int) -> Iterator[list[Work]]:
+    """Batches of at most `budget` canvas tokens, padding included, like lengths together; at least one row each."""
+    batch: list[Work] = []
+    for work in sorted(works, key=lambda w: len(w[0])):
+        if batch and (len(batch) + 1) * (len(work[0]) + gen_length) > budget:
+            yield batch
+            batch = []
+        batch.append(work)
+    if batch:
+        yield batch
 
 
 def load_executor(spec: str = "tiny", *, dtype: str | None = None, device: str | None = None) -> Executor:

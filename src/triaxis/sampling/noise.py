@@ -42,4 +42,4 @@ def uniforms(keys_B: Tensor, stream: int, step: int, places_BK: Tensor, width: i
     """Uniform draws in (0, 1), float64, (B, K, width): one per row, place in the completion and token."""
     base = mix(mix(mix(keys_B)[:, None] + places_BK) + (step * 8 + stream))
     cells = base[..., None] + torch.arange(width, device=keys_B.device) * _GOLDEN
-    return (_shifted(mix(cells), 11).double() + 0.5) * 2.0**-53
+    return (_shifted(mix(cells), 12).double() + 0.5) * 2.0**-52  # 52 bits: with 53 the largest would round to 1

@@ -5,7 +5,6 @@ Knows nothing of networks. Source: LLaDA generate.py (get_num_transfer_tokens).
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -46,22 +45,30 @@ class Decode:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"decode {name}={value!r} must be a whole number of at least 1")
         if self.gen_length % self.block_length:
-            raise UserError(f"gen_length={self.gen_length} is not a multiple of block_length={self.block_length}")
+            fits = max(1, self.gen_length // self.block_length) * self.block_length
+            raise UserError(
+                f"gen_length={self.gen_length} is not a multiple of block_length={self.block_length}; try {fits}"
+            )
         if self.steps % self.blocks or self.steps > self.gen_length:
             raise UserError(
                 f"steps={self.steps} must be a multiple of the {self.blocks} blocks and at most "
-                f"gen_length={self.gen_length}; try {max(self.blocks, self.steps // self.blocks * self.blocks)}"
+                f"gen_length={self.gen_length}; try {self._near_steps()}"
             )
         for name in ("temperature", "cfg_scale"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                raise UserError(f"decode {name}={value!r} must be a finite number of at least 0")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1000:
+                raise UserError(f"decode {name}={value!r} must be a number from 0 to 1000")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(f"decode {name}={value!r} is unknown{suggest(str(value), allowed)}")
         if self.threshold is not None or self.cache != "none":
-            raise UserError("threshold and cache are approximate modes not built yet; use threshold=None, cache='none'")
+            given = f"threshold={self.threshold!r}, cache={self.cache!r}"
+            raise UserError(f"decode {given}: approximate modes are not built yet; use threshold=None, cache='none'")
+
+    def _near_steps(self) -> int:
+        whole = self.steps // self.blocks * self.blocks
+        return min(self.gen_length, max(self.blocks, whole))
 
     @property
     def blocks(self) -> int:

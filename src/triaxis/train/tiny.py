@@ -12,18 +12,22 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from triaxis.errors import UserError, override
 from triaxis.models.llada import LladaConfig, LladaNetwork
+from triaxis.models.load import find_device
 from triaxis.train.loss import draw_masks, masked_cross_entropy
 from triaxis.train.tiny_data import (
     ASSISTANT,
@@ -48,7 +52,10 @@ PLANNERS = {  # name: (width, layers, heads, feed-forward width)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How one network is trained. `examples` are generated once and reshuffled every epoch."""
+    """How one network is trained. `examples` are generated once and reshuffled every epoch.
+
+    UserError where no such training is possible.
+    """
 
     steps: int
     batch: int = 256
@@ -58,6 +65,11 @@ class Recipe:
     seed: int = 0
     block_share: float = 0.5  # executors: rows masked as block decoding meets them
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("warmup", 1), ("seed", 0), ("examples", self.batch)):
+            if getattr(self, name) < least:
+                raise UserError(f"training {name}={getattr(self, name)} is too small; use {least} or more")
+
 
 EXECUTOR = Recipe(steps=10_000)
 PLANNER = Recipe(steps=1000, rate=2e-3)  # stopped early on purpose: after 4,000 steps all three are nearly perfect
@@ -65,13 +77,13 @@ PLANNER = Recipe(steps=1000, rate=2e-3)  # stopped early on purpose: after 4,000
 
 def batches(tokens: Tokens, recipe: Recipe, start: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """(step, ids, prompt lengths, total lengths) from step `start` on; rows of like length share a batch."""
-    group = 16 * recipe.batch
-    per_epoch = len(tokens.total) // group * 16
+    wide = min(16, len(tokens.total) // recipe.batch)  # batches cut from rows sorted together
+    groups = len(tokens.total) // (wide * recipe.batch)
+    per_epoch = groups * wide
     for epoch in itertools.count(start // per_epoch):
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(tokens.total))
         chunks = [
-            g[np.argsort(tokens.total[g], kind="stable")]
-            for g in np.split(order[: per_epoch * recipe.batch], per_epoch // 16)
+            g[np.argsort(tokens.total[g], kind="stable")] for g in np.split(order[: per_epoch * recipe.batch], groups)
         ]
         shuffled = np.concatenate(chunks).reshape(per_epoch, recipe.batch)
         shuffled = shuffled[np.random.default_rng((recipe.seed, epoch, 1)).permutation(per_epoch)]
@@ -120,11 +132,16 @@ def planner_loss(network: nn.Module) -> Callable[..., Tensor]:
     return loss
 
 
-def fit(network: nn.Module, loss_of: Callable[..., Tensor], tokens: Tokens, recipe: Recipe, out: Path) -> None:
-    """AdamW with warm-up and linear decay to zero; a checkpoint every 500 steps, a log line every 100."""
+def fit(
+    network: nn.Module, loss_of: Callable[..., Tensor], tokens: Tokens, recipe: Recipe, out: Path, every: int = 500
+) -> None:
+    """AdamW with warm-up and linear decay to zero; a checkpoint each `every` steps, a log line each 100.
+
+    Goes on from the checkpoint in `out` if there is one, to the same weights as a run that never stopped.
+    """
     device = next(network.parameters()).device
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01)
-    start = restore(network, optimiser, out)
+    start = restore(network, optimiser, recipe, out)
     began, log, kept = time.time(), out / "log.jsonl", torch.zeros((), device=device)
     network.train()
     for step, ids, prompt, total in batches(tokens, recipe, start):
@@ -143,33 +160,49 @@ def fit(network: nn.Module, loss_of: Callable[..., Tensor], tokens: Tokens, reci
                 f.write(json.dumps(line) + "\n")
             print(out.name, line, flush=True)
             kept.zero_()
-        if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
-            checkpoint(network, optimiser, step + 1, out)
+        if (step + 1) % every == 0 or step + 1 == recipe.steps:
+            checkpoint(network, optimiser, recipe, step + 1, out)
 
 
-def checkpoint(network: nn.Module, optimiser: torch.optim.Optimizer, step: int, out: Path) -> None:
+def checkpoint(network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, out: Path) -> None:
     """Weights and optimiser state as one safetensors file, replaced in one move."""
     tensors = {f"w/{n}": p.detach() for n, p in network.named_parameters()}
     for name, parameter in network.named_parameters():
         for key, value in optimiser.state[parameter].items():
             tensors[f"o/{key}/{name}"] = value.detach()
     scratch = out / "checkpoint.partial"
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, scratch, metadata={"step": str(step)})
+    metadata = {"step": str(step), "recipe": json.dumps(asdict(recipe))}
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, scratch, metadata=metadata)
     scratch.replace(out / "checkpoint.safetensors")
-    (out / "step").write_text(str(step))
 
 
-def restore(network: nn.Module, optimiser: torch.optim.Optimizer, out: Path) -> int:
-    """Take up a checkpoint if there is one; the step to go on from."""
+def _read_checkpoint(path: Path, recipe: Recipe) -> tuple[int, dict[str, Tensor]]:
+    """Step and tensors. UserError if the file is damaged or of another recipe."""
+    try:
+        with safe_open(path, "pt") as f:
+            metadata, tensors = f.metadata() or {}, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    except SafetensorError as e:
+        raise UserError(f"{path}: not a readable checkpoint ({e}); delete it to begin again") from None
+    held = json.loads(metadata.get("recipe", "{}"))
+    for name, value in asdict(recipe).items():
+        if held.get(name) != value:
+            raise UserError(
+                f"{path}: training was begun with {name}={held.get(name)}, not {value}; choose another --out"
+            )
+    return int(metadata["step"]), tensors
+
+
+def restore(network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, out: Path) -> int:
+    """Take up a checkpoint if there is one; the step to go on from. Log lines after it are dropped."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "checkpoint.safetensors"
-    if not path.exists():
+    path, log = out / "checkpoint.safetensors", out / "log.jsonl"
+    step, tensors = _read_checkpoint(path, recipe) if path.exists() else (0, {})
+    if log.exists():
+        lines = log.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a killed run may have left half of one
+        log.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+    if not tensors:
         return 0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as f:
-        step = int(f.metadata()["step"])
-    tensors = load_file(path)
     for name, parameter in network.named_parameters():
         parameter.data.copy_(tensors[f"w/{name}"])
         state: dict[str, Tensor] = {}
@@ -227,49 +260,47 @@ def train_executor(out: Path, tokenizer: Any, recipe: Recipe, device: str) -> No
     write_model(out, network.state_dict(), config, tokenizer, recipe)
 
 
+def planner_config(size: tuple[int, int, int, int], vocab: int, eos_id: int) -> dict[str, Any]:
+    """A tiny planner's config.json; `size` is a row of PLANNERS."""
+    width, layers, heads, wide = size
+    return {
+        "model_type": "llama",
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "intermediate_size": wide,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": eos_id,
+        "pad_token_id": eos_id,
+        "hidden_act": "silu",
+        "architectures": ["LlamaForCausalLM"],
+    }
+
+
 def train_planner(out: Path, tokenizer: Any, recipe: Recipe, device: str, size: tuple[int, int, int, int]) -> None:
     """One planner, written as an ordinary Llama checkpoint folder (bf16 weights)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    width, layers, heads, wide = size
-    eos = tokenizer.token_to_id(EOS)
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=wide,
-        max_position_embeddings=512,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=eos,
-        pad_token_id=eos,
-    )
+    config = planner_config(size, tokenizer.get_vocab_size(), tokenizer.token_to_id(EOS))
     torch.manual_seed(recipe.seed)
-    network = LlamaForCausalLM(config).to(device)
+    network: nn.Module = LlamaForCausalLM(LlamaConfig.from_dict(config))
+    network.to(device)
     tokens = tokenise(tokenizer, itertools.islice(planner_examples(f"{recipe.seed}"), recipe.examples), None)
     fit(network, planner_loss(network), tokens, recipe, out)
     state = {k: v for k, v in network.state_dict().items() if k != "lm_head.weight"}
-    fields = json.loads(config.to_json_string(use_diff=False))
-    keep = {k: fields[k] for k in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "intermediate_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
-            "bos_token_id", "eos_token_id", "pad_token_id", "hidden_act")}  # fmt: skip
-    keep["architectures"] = ["LlamaForCausalLM"]
-    write_model(out, state, keep, tokenizer, recipe)
-    template = f"{USER}{{{{ messages[0]['content'] }}}}{ASSISTANT}"
-    (out / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": EOS,
-                "pad_token": EOS,
-                "chat_template": template,
-            },
-            indent=1,
-        )
-    )
+    write_model(out, state, config, tokenizer, recipe)
+    chat = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": EOS,
+        "pad_token": EOS,
+        "chat_template": f"{USER}{{{{ messages[0]['content'] }}}}{ASSISTANT}",
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(chat, indent=1))
 
 
 def write_model(out: Path, state: dict[str, Tensor], config: dict[str, Any], tokenizer: Any, recipe: Recipe) -> None:
@@ -281,28 +312,42 @@ def write_model(out: Path, state: dict[str, Tensor], config: dict[str, Any], tok
     tokenizer.save(str(out / "tokenizer.json"))
 
 
-def main() -> None:
-    """Command line; see the module's first lines."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; see the module's first lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=["executor", *PLANNERS], help="train just this one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="steps in place of the recipe's")
     parser.add_argument("--examples", type=int, help="examples in place of the recipe's")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    a = parser.parse_args()
-    torch.backends.cuda.matmul.allow_tf32 = a.device != "cpu"
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    return parser.parse_args(argv)
+
+
+def train(a: argparse.Namespace) -> None:
+    """Train what the command line asks for. UserError before anything is made if it asks for the impossible."""
+    device = str(find_device(a.device))
+    torch.backends.cuda.matmul.allow_tf32 = device != "cpu"
     changes = {k: v for k, v in (("steps", a.steps), ("examples", a.examples)) if v is not None}
+    names = [a.only] if a.only else ["executor", *PLANNERS]
+    recipes = {n: override(EXECUTOR if n == "executor" else PLANNER, {"seed": a.seed, **changes}) for n in names}
     tokenizer = train_tokenizer()
-    for name in [a.only] if a.only else ["executor", *PLANNERS]:
-        base = EXECUTOR if name == "executor" else PLANNER
-        recipe = Recipe(**{**asdict(base), "seed": a.seed, **changes})
-        out = a.out / (f"tiny-{a.seed}" if name == "executor" else name)
+    for name, recipe in recipes.items():
         if name == "executor":
-            train_executor(out, tokenizer, recipe, a.device)
+            train_executor(a.out / f"tiny-{a.seed}", tokenizer, recipe, device)
         else:
-            train_planner(out, tokenizer, recipe, a.device, PLANNERS[name])
+            train_planner(a.out / name, tokenizer, recipe, device, PLANNERS[name])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 done, 2 unusable input, with one line on stderr."""
+    try:
+        train(parse(argv))
+    except (UserError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

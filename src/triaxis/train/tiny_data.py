@@ -143,7 +143,8 @@ class Tokens:
 
 def tokenise(tokenizer: Tokenizer, examples: Iterable[Example], response: int | None) -> Tokens:
     """Chat-format and encode. With `response`, every response is padded to that many tokens with EOS; else one EOS."""
-    eos, user, assistant = (tokenizer.token_to_id(t) for t in (EOS, USER, ASSISTANT))
+    vocabulary = tokenizer.get_vocab()
+    eos, user, assistant = (vocabulary[t] for t in (EOS, USER, ASSISTANT))
     rows: list[list[int]] = []
     prompts: list[int] = []
     chunk = list(examples)
