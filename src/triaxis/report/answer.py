@@ -74,7 +74,8 @@ def _votes(axis: Mapping[str, Any] | None) -> Answer:
     )
     if axis["ties"]:
         bounds = f"{points(axis['vote_low_tie'], sign=False)} to {points(axis['vote_high_tie'], sign=False)} %"
-        text += f" ({bounds} by how {axis['ties']} ties are broken)"
+        ties = "1 tie is" if axis["ties"] == 1 else f"{axis['ties']} ties are"
+        text += f" ({bounds} by how {ties} broken)"
     text += f"; at least one branch is right on {points(axis['oracle'], sign=False)}\u00a0%."
     return Answer(*title, text, useful["verdict"], kind(useful["verdict"]))
 

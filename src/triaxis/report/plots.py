@@ -31,6 +31,7 @@ PANEL_IN, TICK_IN = 2.35, 0.5  # of the branch curves
 TEXT_PT, SMALL_PT, LINE_PT, MARK_PT, TIE_PT, HAIR_PT = 10, 9, 1.6, 5.5, 11, 0.8
 STACKED_ROWS = 0.22  # how far a phone's name and range stand from the middle of their line
 BAND_ALPHA, PAD_RATIO = 0.16, 0.06
+TICK_STEPS = (1, 2, 5, 10)
 LONGEST = 26  # characters of a label before it is shortened
 
 # Stand-ins that matplotlib accepts as colours, and the page's variables that replace them.
@@ -148,7 +149,7 @@ def _scale(figure: Figure, marks: Sequence[Mark], ends: tuple[float, float], axi
         return ends[0] + (x - low) * per_point
 
     _line(figure, ends, (AXIS_IN, AXIS_IN), color=_INK["line"], lw=HAIR_PT)
-    for x in MaxNLocator(nbins=6, integer=True).tick_values(low, high):
+    for x in MaxNLocator(nbins=6, integer=True, steps=TICK_STEPS).tick_values(low, high):
         if low <= x <= high:
             zero = sign and x == 0
             _line(
