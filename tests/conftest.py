@@ -20,7 +20,15 @@ PARITY = Path(__file__).parent / "parity" / "llada_tiny"
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Executor:
+def one_thread() -> None:
+    """These models are so small that a second thread waits longer than it works, the more so on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(one_thread: None) -> Executor:
     """The shipped default executor."""
     import triaxis
 
@@ -28,7 +36,7 @@ def tiny() -> Executor:
 
 
 @pytest.fixture(scope="session")
-def parity() -> Executor:
+def parity(one_thread: None) -> Executor:
     """The small untrained LLaDA whose logits and completions were recorded from the reference code."""
     import triaxis
 
@@ -36,7 +44,7 @@ def parity() -> Executor:
 
 
 @pytest.fixture(scope="session")
-def planners() -> Mapping[str, Planner]:
+def planners(one_thread: None) -> Mapping[str, Planner]:
     """The three shipped planners by size: s, m, l."""
     import triaxis
 

@@ -355,6 +355,23 @@ def test_several_seeds_everywhere() -> None:
     assert list(axes.warnings(t, axes.condition_rows(t), found))
 
 
+@pytest.mark.parametrize("n", [2, 3, 12])
+@pytest.mark.parametrize(("verdict", "answer"), [("right", "4"), ("wrong", "5"), ("unreadable", "")])
+def test_worlds_without_any_difference(n: int, verdict: str, answer: str) -> None:
+    """Nothing differs, so every effect is 0 and none is resolved; nothing is undefined and nothing fails."""
+    w = World(default_conditions(PARAMETERS), n=n)
+    w.grades = {id: GradeRow(id, verdict, answer, "marked", -1) for id in w.grades}
+    t = w.table()
+    found = axes.axes(t, PARAMETERS)
+    effects = found["brittleness"]["effects"] + [p["content"] for p in found["trust"]["planners"]]
+    for e in [*effects, found["trust"]["slope"], found["diversity"]["useful"], *found["diversity"]["effects"]]:
+        assert (e["value"], e["p"], e["verdict"]) == (0, 1, "not resolved at this N")
+        assert e["low"] < 0 < e["high"]
+    assert found["diversity"]["vote"] == (verdict == "right")
+    assert found["diversity"]["ties"] == 0
+    assert axes.warnings(t, axes.condition_rows(t), found)
+
+
 # ---------------------------------------------------------------- subsets and refusals
 
 

@@ -3,8 +3,9 @@
     python zygote.py FOLDER SPEC KILLS KEY
 
 The parent has imported everything and computed nothing, so a child is a run of triaxis without its start-up. First
-a child that is never killed runs the study in FOLDER/whole; then children run it in FOLDER/killed until KILLS of them
-were killed; then one more ends it. One JSON line a killed child: rows it had acknowledged, rows found after it.
+a child that is never killed runs the study in FOLDER/whole; then children run it in FOLDER/killed0 until KILLS of them
+were killed; then one more ends it. A child that is quicker than its killer ends it too, and the next one begins in
+FOLDER/killed1. One JSON line a child: its folder, rows it had acknowledged, rows found after it.
 """
 
 from __future__ import annotations
@@ -71,18 +72,19 @@ def main(folder: Path, study: Study, kills: int, key: int) -> None:
     began = time.monotonic()
     run(study, folder / "whole", None)
     whole = time.monotonic() - began
-    rng, killed, tries = random.Random(key), 0, 0
-    while killed < kills and tries < 3 * kills:
-        tries += 1
-        was_killed, acknowledged = run(study, folder / "killed", rng.uniform(0, whole))
-        killed += was_killed
-        store = folder / "killed" / "rows.sqlite"
+    rng, killed, ended = random.Random(key), 0, 0
+    while killed < kills and ended < kills:
+        out = folder / f"killed{ended}"
+        was_killed, acknowledged = run(study, out, rng.uniform(0, 0.7 * whole))
+        killed, ended = killed + was_killed, ended + (not was_killed)
+        store = out / "rows.sqlite"
         present = 0
         if store.is_file() and store.stat().st_size:
             with Store(store, write=False) as s:
                 present = len(s.row_ids())
-        print(json.dumps({"acknowledged": acknowledged, "present": present, "killed": was_killed}), flush=True)
-    run(study, folder / "killed", None)
+        line = {"folder": out.name, "killed": was_killed, "acknowledged": acknowledged, "present": present}
+        print(json.dumps(line), flush=True)
+    run(study, folder / f"killed{ended}", None)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ class Study:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        if not all(isinstance(x, int) for x in (self.n, *self.seeds)):
+            raise UserError(f"n={self.n!r} and seeds={self.seeds!r} must be whole numbers")
         if self.n < 2:
             raise UserError(f"n={self.n} is too small: a paired comparison needs at least 2 items")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -362,6 +364,8 @@ def sample(store: Store, s: OpenStudy, progress: Progress) -> None:
     groups: dict[Decode, list[Job]] = {}
     for condition in s.table:
         groups.setdefault(s.decode(condition), []).extend(jobs(s, condition, plans))
+    for decode, group in groups.items():
+        check_lengths(s, decode, group)
     present = store.row_ids()
     missing = {decode: [j for j in group if j.row.id not in present] for decode, group in groups.items()}
     total = sum(map(len, groups.values()))
@@ -369,14 +373,27 @@ def sample(store: Store, s: OpenStudy, progress: Progress) -> None:
     progress("sampling", done, total)
     for decode, group in missing.items():
 
-        def finished(places: list[int], completions: list[Completion], group: list[Job] = group) -> None:
+        def append(places: list[int], completions: list[Completion], group: list[Job] = group) -> None:
             nonlocal done
             store.append(_completed(group[i].row, c) for i, c in zip(places, completions, strict=True))
             store.set("seconds", str(before + time.monotonic() - began))
             done += len(places)
             progress("sampling", done, total)
 
-        s.executor.complete([j.prompt for j in group], [j.key for j in group], decode, finished)
+        s.executor.complete([j.prompt for j in group], [j.key for j in group], decode, append)
+
+
+def check_lengths(s: OpenStudy, decode: Decode, group: Sequence[Job]) -> None:
+    """UserError that counts the items whose longest prompt is too long; no item is left out in silence."""
+    context = s.executor.checkpoint.config.max_sequence_length
+    long = [j for j in group if len(j.prompt) + decode.gen_length > context]
+    if long:
+        worst = max(long, key=lambda j: len(j.prompt))
+        raise UserError(
+            f"{len({j.row.item for j in long})} of {len(s.items)} items do not fit into the {context} tokens of "
+            f"executor {s.executor.name!r} with gen_length={decode.gen_length} ({worst.row.item} in condition "
+            f"{worst.row.condition} has {len(worst.prompt)}); leave out such items or conditions, or lower gen_length"
+        )
 
 
 def _completed(row: Row, c: Completion) -> Row:
@@ -424,14 +441,22 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
         },
         "conditions": lines,
         "axes": found,
-        "cost": {
-            "seconds": round(float(store.get("seconds") or 0), 1),
-            "forwards": sum(r.forwards for r in rows),
-            "tokens": sum(r.tokens for r in rows),
-            "dollars": None,
-        },
+        "cost": {"seconds": round(float(store.get("seconds") or 0), 1), **_work(rows, protocol), "dollars": None},
         "warnings": [*_notes(protocol), *axes.warnings(t, lines, found)],
     }
+
+
+def _work(rows: Sequence[Row], protocol: Mapping[str, Any]) -> dict[str, int]:
+    """Forwards and tokens of what ran: rows with one prompt and one random stream were sampled once and count once."""
+    base = protocol["decode"]
+    heats = {
+        c["name"]: base["temperature"] if c["temperature"] is None else c["temperature"] for c in protocol["conditions"]
+    }
+    ran = {}
+    for r in rows:
+        draws = heats[r.condition] > 0 or base["remasking"] == "random"
+        ran[r.prompt, heats[r.condition], (r.item, r.seed, r.branch) if draws else None] = r
+    return {"forwards": sum(r.forwards for r in ran.values()), "tokens": sum(r.tokens for r in ran.values())}
 
 
 def _notes(protocol: Mapping[str, Any]) -> Iterator[str]:

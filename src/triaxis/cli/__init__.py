@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout, nothing else."""
@@ -39,18 +41,23 @@ _ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__n
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point: run a command, turn a UserError into one line and exit code 2."""
-    from triaxis.cli import evidence, study  # noqa: F401 - they register their commands on `app`
-
+    """Entry point: run a command, turn a UserError into one line and exit code 2, Ctrl-C into one line and 130."""
     try:
-        code = app(args=argv, standalone_mode=False)
+        from triaxis.cli import evidence, study  # noqa: F401 - they register their commands on `app`
+
+        code = app(args=argv, prog_name="triaxis", standalone_mode=False)
     except UserError as e:
         complain(str(e))
         code = 2
     except _ClickException as e:
-        complain(e.format_message())
-        code = 2
+        if type(e).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is printed, or is the message
+            sys.stdout.write(e.format_message())
+            code = 0
+        else:
+            complain(e.format_message())
+            code = 2
     except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # newer versions of typer return it, older ones abort
         complain("interrupted; what was written is safe: run the same command again to go on")
-        code = 130
     sys.exit(code if isinstance(code, int) else 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,6 +16,7 @@ from triaxis.errors import UserError
 if TYPE_CHECKING:
     from triaxis.study import Study
 
+S = TypeVar("S", bound="Study")
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a study (rows.sqlite, summary.json).")]
 
@@ -110,29 +113,49 @@ def diagnose(
     from triaxis.report.study import Study
     from triaxis.study import TINY_PLANNERS
 
+    study = Study(
+        executor=executor, planners=_names(planners) if planners is not None else TINY_PLANNERS, task=task, n=n,
+        seeds=_seeds(seed), conditions=_names(conditions), decode=_settings(setting or []), device=device,
+    )  # fmt: skip
     if resume:
-        if out is None:
-            raise UserError("--resume needs --out, the folder of the study to go on with")
-        _refuse_settings(context)
-        study = Study.reopen(out)
-    else:
-        study = Study(
-            executor=executor, planners=_names(planners) if planners is not None else TINY_PLANNERS, task=task, n=n,
-            seeds=_seeds(seed), conditions=_names(conditions), decode=_settings(setting or []), device=device,
-        )  # fmt: skip
+        study = _resumed(study, out, _given(context))
     folder = out or default_folder(study)
     with Bar() as bar:
         summary = study.run(folder, bar)
     show(summary, folder, json_)
 
 
-def _refuse_settings(context: typer.Context) -> None:
-    """--resume takes its settings from the folder; one given beside it would be ignored, so it is refused."""
+def _given(context: typer.Context) -> dict[str, str]:
+    """The settings typed on the command line: field of Study -> flag."""
+    fields = {"seed": "seeds", "setting": "decode"}
+    typed = [p for p in context.command.params if _was_typed(context, str(p.name))]
     beside = ("out", "resume", "json_")
-    given = [p for p in context.command.params if context.get_parameter_source(str(p.name)).name == "COMMANDLINE"]  # type: ignore[union-attr]
-    settings = [p.opts[0] for p in given if p.name not in beside]
-    if settings:
-        raise UserError(f"--resume goes on with the settings of the study in --out; leave out {', '.join(settings)}")
+    return {fields.get(str(p.name), str(p.name)): p.opts[0] for p in typed if p.name not in beside}
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _resumed(asked: S, out: Path | None, given: Mapping[str, str]) -> S:
+    """The study in `out`. Settings given beside --resume need not be repeated, and must not contradict it.
+
+    Where nothing was started yet, settings say what to start; without any there is nothing to go on with.
+    """
+    if out is None:
+        raise UserError("--resume needs --out, the folder of the study to go on with")
+    if given and not (out / "rows.sqlite").is_file():
+        return asked
+    held = type(asked).reopen(out)
+    now = replace(held, **{field: getattr(asked, field) for field in given})
+    for field, flag in given.items():
+        was, here = getattr(held, field), getattr(now, field)
+        if was != here and (field != "conditions" or held.table() != now.table()):
+            raise UserError(
+                f"{flag}: the study in {out} has {field} {was!r}, not {here!r}; leave out {flag} or --resume"
+            )
+    return held
 
 
 def default_folder(study: Study) -> Path:
@@ -159,12 +182,23 @@ def show(summary: dict[str, Any], folder: Path, json_: bool) -> None:
 
 
 @app.command()
-def report(folder: Folder, json_: Json = False) -> None:
+def report(
+    folder: Folder,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    json_: Json = False,
+) -> None:
     """Re-make a study's report from its files; needs no model."""
     from triaxis.report import render
 
     path = render(folder)
-    if json_:
+    if markdown:
+        from triaxis.report.load import load
+        from triaxis.report.markdown import markdown as tables
+
+        summary, _, store = load(folder)
+        with store:
+            sys.stdout.write(tables(summary))
+    elif json_:
         print_json({"report": str(path)})
     else:
         sys.stdout.write(f"report: {path}\n")

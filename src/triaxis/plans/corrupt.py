@@ -16,10 +16,10 @@ NEUTRAL = " The weather and the sky are calm and clear today and so it goes all 
 def numbers(plan: str, key: str) -> str:
     """The plan with one number replaced by another of as many digits (1 to 9 for one digit).
 
-    Invariant: same text outside that number; if the plan has no number it is returned unchanged.
+    Invariant: same text outside that number; a plan without a number of at most 15 digits is returned unchanged.
     """
     rng = random.Random(key)
-    found = list(re.finditer(r"\d+", plan))
+    found = list(re.finditer(r"(?<!\d)\d{1,15}(?!\d)", plan))
     if not found:
         return plan
     spot = found[int(rng.random() * len(found))]
