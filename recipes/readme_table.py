@@ -1,6 +1,6 @@
 """Put the tables of the README's own run into the README.
 
-    python recipes/readme_table.py runs/first
+python recipes/readme_table.py runs/first
 """
 
 from __future__ import annotations

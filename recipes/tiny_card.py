@@ -1,72 +1,70 @@
-"""Measure the tiny family and write the figures into docs/tiny.md. Resumable; about ten minutes on two cores.
+"""Write the measured figures of the tiny family into docs/tiny.md, from the README's run and the two other executors.
 
-    python recipes/tiny_card.py [N]
+triaxis diagnose --out runs/first
+python recipes/tiny_card.py runs/first          # resumable; samples 4 arms of tiny-0 and tiny-1 on the same items
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from triaxis.store import Store
 from triaxis.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
-ARMS = ("none", "plan-empty", "gold-plan", "other-plan", "wrong-plan", "vote")
+ARMS = ("none", "plan-empty", "gold-plan", "other-plan")
 
 
-def interval(cell: dict[str, float]) -> str:
-    """Accuracy with its interval, in percent."""
-    return f"{100 * cell['accuracy']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
-
-
-def line(executor: str, n: int) -> tuple[str, dict[str, object]]:
-    """One executor's row of the table, and its summary."""
-    folder = ROOT / "runs" / f"card-{executor}-{n}"
-    summary = Study(executor=executor, n=n, conditions=ARMS).run(folder)
+def row(executor: str, summary: Mapping[str, Any]) -> str:
+    """Accuracy of the arms with intervals, in percent."""
     cells = {c["name"]: c for c in summary["conditions"]}
-    vote = summary["axes"]["diversity"]
-    shown = [interval(cells[a]) for a in ARMS[:-1]]
-    return f"| {executor} | " + " | ".join([*shown, f"{100 * vote['vote']:.1f}"]) + " |", summary
+    shown = (
+        f"{100 * c['accuracy']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in map(cells.get, ARMS) if c
+    )
+    return f"| {executor} | " + " | ".join(shown) + " |"
 
 
-def planners(n: int) -> list[str]:
-    """Share of right plans by planner, from the plans a study of every planner stored."""
-    folder = ROOT / "runs" / f"card-planners-{n}"
-    names = ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")
-    Study(n=n, conditions=tuple(f"plan[{p}]" for p in names)).run(folder)
-    protocol = json.loads((folder / "protocol.json").read_text())
-    sizes = {p["name"]: p["parameters"] for p in protocol["planners"]}
+def planners(folder: Path) -> list[str]:
+    """Share of right plans by planner, from the plans the run stored."""
+    protocol = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
     with Store(folder / "rows.sqlite", write=False) as store:
         plans = store.plans().values()
     lines = ["| planner | parameters | plans whose steps are right |", "|---|---|---|"]
-    for name in names:
-        mine = [json.loads(p.detail)["steps_right"] for p in plans if p.source == f"true:{name}"]
-        lines.append(f"| {name} | {sizes[name]:,} | {sum(mine)} of {len(mine)} |")
+    for planner in protocol["planners"]:
+        mine = [json.loads(p.detail)["steps_right"] for p in plans if p.source == f"true:{planner['name']}"]
+        lines.append(f"| {planner['name']} | {planner['parameters']:,} | {sum(mine)} of {len(mine)} |")
     return lines
 
 
 def main() -> None:
     """Measure, and replace the marked part of the card."""
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 400
-    table = [f"Accuracy in percent on {n} test items, 24 steps for 48 tokens in blocks of 8, temperature 0:", ""]
-    table += ["| executor | " + " | ".join(ARMS[:-1]) + " | vote of 5, T=0.7 |", "|---" * 7 + "|"]
-    verdicts = []
-    for executor in ("tiny-0", "tiny-1", "tiny-2"):
-        row, summary = line(executor, n)
-        table.append(row)
-        effect = next(e for e in summary["axes"]["diversity"]["effects"] if e["name"] == "vote minus greedy")  # type: ignore[index]
-        verdicts.append(
-            f"- {executor}: vote minus greedy {100 * effect['value']:+.1f} points "
-            f"[{100 * effect['low']:+.1f}, {100 * effect['high']:+.1f}]: {effect['verdict']}"
-        )
-    text = "\n".join([*table, "", *verdicts, "", *planners(n)])
+    first = Path(sys.argv[1])
+    summary = json.loads((first / "summary.json").read_text(encoding="utf-8"))
+    n = summary["study"]["n"]
+    lines = [f"Accuracy in percent on {n} test items, 24 steps for 48 tokens in blocks of 8, temperature 0:", ""]
+    lines += ["| executor | " + " | ".join(ARMS) + " |", "|---" * (len(ARMS) + 1) + "|", row("tiny (seed 2)", summary)]
+    for executor in ("tiny-0", "tiny-1"):
+        study = Study(executor=executor, n=n, planners=(), conditions=ARMS)
+        lines.append(row(executor, study.run(ROOT / "runs" / f"card-{executor}-{n}")))
+    axis = summary["axes"]["diversity"]
+    effect = next(e for e in axis["effects"] if e["name"] == "vote minus greedy")
+    vote = f"{100 * effect['value']:+.1f} points [{100 * effect['low']:+.1f}, {100 * effect['high']:+.1f}]"
+    lines += [
+        "",
+        f"Vote of {axis['branches']} at T=0.7 minus greedy, tiny: {vote}: {effect['verdict']}.",
+        "",
+        *planners(first),
+    ]
     path = ROOT / "docs" / "tiny.md"
     head, rest = path.read_text(encoding="utf-8").split("<!-- measured:begin -->")
     tail = rest.split("<!-- measured:end -->")[1]
-    path.write_text(f"{head}<!-- measured:begin -->\n{text}\n<!-- measured:end -->{tail}", encoding="utf-8")
-    print(text)
+    path.write_text(
+        "\n".join([f"{head}<!-- measured:begin -->", *lines, f"<!-- measured:end -->{tail}"]), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,10 @@ def test_grouped_heads_bias_and_a_tied_head_load(folder: Path, set_config: Sette
     for layer in range(3):
         at = f"model.transformer.blocks.{layer}."
         for name, rows in (("q_proj", 64), ("k_proj", 32), ("v_proj", 32)):
-            changed |= {f"{at}{name}.bias": torch.ones(rows), f"{at}{name}.weight": tensors[f"{at}{name}.weight"][:rows]}
+            changed |= {
+                f"{at}{name}.bias": torch.ones(rows),
+                f"{at}{name}.weight": tensors[f"{at}{name}.weight"][:rows],
+            }
     set_tensors(folder, changed)
     set_config(folder, n_kv_heads=2, include_qkv_bias=True, weight_tying=True)
     network = load_checkpoint(str(folder)).network
@@ -84,7 +87,9 @@ def test_grouped_heads_bias_and_a_tied_head_load(folder: Path, set_config: Sette
     assert torch.equal(network(torch.tensor([[1, 2, 3]])), again(torch.tensor([[1, 2, 3]])))
 
 
-def test_the_fingerprint_covers_config_weights_and_tokenizer(folder: Path, set_config: Setter, set_tensors: Setter) -> None:
+def test_the_fingerprint_covers_config_weights_and_tokenizer(
+    folder: Path, set_config: Setter, set_tensors: Setter
+) -> None:
     seen = [fingerprint(folder)]
     set_config(folder, rope_theta=10000.0)
     seen.append(fingerprint(folder))
@@ -153,12 +158,11 @@ def test_every_field_is_either_named_when_missing_or_changes_nothing(folder: Pat
     before = load_checkpoint(str(folder)).network(torch.arange(9)[None])
     for name in whole:
         (folder / "config.json").write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
-        try:
-            network = load_checkpoint(str(folder)).network
-        except UserError as e:
-            assert name in str(e)
+        if name in (*NEEDED, "model_type"):
+            assert name in refusal(folder)
         else:
-            assert torch.equal(network(torch.arange(9)[None]), before), name
+            after = load_checkpoint(str(folder)).network(torch.arange(9)[None])
+            assert torch.equal(after, before), name
 
 
 ABSURD: list[tuple[dict[str, object], str]] = [
@@ -248,8 +252,8 @@ def test_a_config_that_is_not_there_or_no_text(folder: Path) -> None:
 
 
 def test_a_hostile_config_allocates_nothing(folder: Path, set_config: Setter) -> None:
-    """400 layers of width 65,536 would be 70 TB; the network is built on the meta device and held against the file."""
-    set_config(folder, d_model=65536, n_heads=512, n_kv_heads=512, n_layers=400, mlp_hidden_size=1 << 20)
+    """150 layers of width 65,536 would be 134 TB; the network is built on the meta device and held against the file."""
+    set_config(folder, d_model=65536, n_heads=512, n_kv_heads=512, n_layers=150, mlp_hidden_size=1 << 20)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     assert "has shape" in refusal(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, "kilobytes"
@@ -356,7 +360,7 @@ def planner_folder(tmp_path: Path) -> Path:
 BAD_PLANNERS: list[tuple[dict[str, object], str]] = [
     ({"model_type": "llada"}, "does not recognize this architecture"),
     ({"model_type": ...}, "model_type"),
-    ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "it is a BertForMaskedLM, no causal language model"),
+    ({"architectures": ["LlamaForSequenceClassification"]}, "it is a LlamaForSequenceClassification, no causal"),
     ({"hidden_size": "x"}, "hidden_size"),
     ({"hidden_size": 96}, "the files hold 105,888"),
     ({"intermediate_size": 64}, "tensors are mismatched"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import triaxis
 from triaxis.errors import UserError
-from triaxis.models.folder import SHIPPED, find_folder, open_tokenizer
+from triaxis.models.folder import SHIPPED, find_folder
 from triaxis.models.planner import Planner
 from triaxis.plans import read
 from triaxis.sampling.executor import Executor
@@ -138,7 +138,7 @@ def test_a_planner_says_what_it_spent(planners: Mapping[str, Planner]) -> None:
 
 
 def test_a_question_beyond_the_context_is_refused(planners: Mapping[str, Planner]) -> None:
-    with pytest.raises(UserError, match="planner 'tiny-planner-s': a question has .* exceeds the context of 512"):
+    with pytest.raises(UserError, match=r"planner 'tiny-planner-s': a question has .* exceeds the context of 512"):
         planners["s"].write(["short", "3 pens " * 300])
 
 
@@ -156,19 +156,20 @@ def test_several_end_marks(planners: Mapping[str, Planner]) -> None:
 
 
 def test_accuracy_leaves_room_in_both_directions(tiny: Executor) -> None:
-    assert 0.5 < accuracy(tiny, [i.question for i in items()], items()) < 0.9
+    asked = items()[:40]
+    assert 0.5 < accuracy(tiny, [i.question for i in asked], asked) < 0.9
 
 
 def with_note(note: Callable[[Item], str]) -> list[str]:
     """Prompts in the form of training, a note after the question."""
-    return [f"{i.question}\nNote: {note(i)}" for i in items()[:24]]
+    return [f"{i.question}\nNote: {note(i)}" for i in items()[:20]]
 
 
 def test_the_content_of_a_note_is_used(tiny: Executor) -> None:
     everyone = triaxis.load_task("gradeschool").items()
     donors = {i.id: d for i, d in zip(items(), reversed(everyone), strict=False)}
-    gold = accuracy(tiny, with_note(read.gold_plan), items()[:24])
-    other = accuracy(tiny, with_note(lambda i: read.gold_plan(donors[i.id])), items()[:24])
+    gold = accuracy(tiny, with_note(read.gold_plan), items()[:20])
+    other = accuracy(tiny, with_note(lambda i: read.gold_plan(donors[i.id])), items()[:20])
     assert gold > other + 0.15
     assert gold > 0.7
 

@@ -26,7 +26,6 @@ from triaxis.train.tiny_data import (
     Example,
     Tokens,
     executor_examples,
-    planner_examples,
     tokenise,
     train_tokenizer,
 )
@@ -218,7 +217,7 @@ def test_another_recipe_or_a_damaged_checkpoint_is_refused(tmp_path: Path, token
         run(tmp_path, tokenizer, tokens, replace(MICRO, steps=9))
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(UserError, match="not a readable checkpoint .* delete it to begin again"):
+    with pytest.raises(UserError, match=r"not a readable checkpoint .* delete it to begin again"):
         run(tmp_path, tokenizer, tokens)
 
 
@@ -232,7 +231,7 @@ def test_the_log_of_a_stopped_run_reads_as_one(tmp_path: Path, tokenizer: Any, t
 
 def test_training_learns(tmp_path: Path, tokenizer: Any, tokens: Tokens) -> None:
     """A hundred steps on forty examples: the loss falls, and the log says so."""
-    recipe = replace(MICRO, steps=200, batch=8)
+    recipe = replace(MICRO, steps=200)
     run(tmp_path, tokenizer, tokens, recipe)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [100, 200]
@@ -334,5 +333,3 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
     assert changed.returncode == 2
     assert "was begun with steps=1, not 2" in changed.stderr
     assert "Traceback" not in changed.stderr
-
-

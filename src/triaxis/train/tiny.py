@@ -331,6 +331,7 @@ def train(a: argparse.Namespace) -> None:
     changes = {k: v for k, v in (("steps", a.steps), ("examples", a.examples)) if v is not None}
     names = [a.only] if a.only else ["executor", *PLANNERS]
     recipes = {n: override(EXECUTOR if n == "executor" else PLANNER, {"seed": a.seed, **changes}) for n in names}
+    a.out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     for name, recipe in recipes.items():
         if name == "executor":
