@@ -25,7 +25,7 @@ def test_the_setup_is_two_commands() -> None:
     setup, test = blocks("sh")[:2]
     assert len(setup.strip().splitlines()) == len(test.strip().splitlines()) == 1
     assert setup.rstrip().endswith("triaxis diagnose --out runs/first")
-    assert test.strip() == "pytest"
+    assert test.strip() == 'pytest -m "not slow"'
 
 
 @pytest.mark.slow

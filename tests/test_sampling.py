@@ -134,7 +134,7 @@ MANY = {
 
 @pytest.mark.parametrize("changes", MANY.values(), ids=MANY)
 def test_alone_in_3_in_16_and_shuffled_are_the_same(parity: Executor, changes: dict[str, Any]) -> None:
-    d = override(Decode(gen_length=16, block_length=8, steps=6), changes)
+    d = override(Decode(gen_length=12, block_length=6, steps=4), changes)
     dice = random.Random(1)
     prompts = [[dice.randrange(250) for _ in range(dice.randrange(1, 30))] for _ in range(16)]
     seeds = [100 + i for i in range(16)]
@@ -155,7 +155,7 @@ def test_the_trained_model_too_gives_the_same_in_a_batch(tiny: Executor, changes
     import triaxis
 
     prompts = [tiny.prompt_ids(i.question) for i in triaxis.load_task("gradeschool").items(5, seed=3)]
-    d = override(tiny.default_decode(), {"steps": 12, **changes})
+    d = override(tiny.default_decode(), {"gen_length": 32, "steps": 8, **changes})
     alone = [tiny.generate_ids([p], d, [i])[0] for i, p in enumerate(prompts)]
     assert tiny.generate_ids(prompts, d) == alone
 
@@ -256,6 +256,8 @@ def test_ties_go_to_the_lowest_hidden_position() -> None:
     assert commit(block, ids, sure, 2, 9).tolist() == [[2, 1, 9, 5, 9]]
     assert commit(block, ids, sure, 5, 9).tolist() == [[2, 1, 4, 5, 6]], "a committed token is never replaced"
     assert block.tolist() == [[9, 1, 9, 9, 9]], "nothing writes into its argument"
+    wide = commit(torch.full((2, 500), 9), torch.zeros(2, 500, dtype=torch.long), torch.full((2, 500), 0.5), 30, 9)
+    assert wide.tolist() == [[0] * 30 + [9] * 470] * 2
 
 
 def test_a_schedule_with_a_remainder() -> None:
@@ -360,13 +362,13 @@ def test_completions_arrive_batch_by_batch_with_their_places(tiny: Executor) -> 
 # --- the end mark ---
 
 
-@pytest.mark.parametrize("changes", [{}, {"temperature": 0.7}, {"cfg_scale": 0.5}, {"remasking": "random"}])
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.7}, {"cfg_scale": 0.5}])
 def test_eos_block_is_the_canvas_run_up_to_the_block_of_the_first_end_mark(
     tiny: Executor, changes: dict[str, Any]
 ) -> None:
     import triaxis
 
-    prompts = [tiny.prompt_ids(i.question) for i in triaxis.load_task("gradeschool").items(5, seed=9)]
+    prompts = [tiny.prompt_ids(i.question) for i in triaxis.load_task("gradeschool").items(4, seed=9)]
     canvas = override(Decode(gen_length=48, block_length=8, steps=12), changes)
     full = tiny.generate_ids(prompts, canvas)
     short = tiny.generate_ids(prompts, replace(canvas, stop="eos_block"))

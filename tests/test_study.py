@@ -395,6 +395,15 @@ def test_own_items_with_solutions_run_everything(tmp_path: Path) -> None:
     assert {p.text for p in plans.values()} <= {f"{i + 2} plus 3 is {i + 5}." for i in range(6)}
 
 
+def test_answers_of_plans_are_spelled_as_grades_spell_them(tmp_path: Path) -> None:
+    """Else a plan that implies 5 would pass for a wrong one where the file says 5.00."""
+    items = [{**item, "answer": f"{item['answer']}.00"} for item in own_items(4, solved=4)]
+    task = questions(tmp_path / "mine.jsonl", items)
+    Study(n=4, planners=(), task=task, conditions=("gold-plan",), decode={"steps": 6}).run(tmp_path / "out")
+    details = [json.loads(p.detail) for p in contents(tmp_path / "out")[1].values() if p.source == "gold"]
+    assert sorted((d["implied"], d["gold"]) for d in details) == [(str(k), str(k)) for k in range(5, 9)]
+
+
 def test_a_gold_arm_asked_for_by_name_is_refused_where_it_cannot_run(tmp_path: Path) -> None:
     task = questions(tmp_path / "mine.jsonl", own_items())
     study = Study(n=4, planners=(), task=task, conditions=("hint", "gold-plan"))

@@ -10,6 +10,7 @@ from triaxis.plans import read
 from triaxis.plans.sources import Maker
 from triaxis.store import PlanRow, Store, identity
 from triaxis.tasks.base import Item
+from triaxis.tasks.grading import canonical
 
 
 def plan_id(maker: Maker, source: str, item: Item) -> str:
@@ -39,12 +40,16 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
 
 
 def _detail(text: str, item: Item) -> str:
-    """What the estimates need to know of a plan, so that they need neither tasks nor parsers."""
+    """What the estimates need to know of a plan, so that they need neither tasks nor parsers.
+
+    Answers are spelled as grades spell them, so that the estimates can compare them as text.
+    """
+    implied = read.implied_answer(text)
     return json.dumps(
         {
-            "implied": read.implied_answer(text),
+            "implied": None if implied is None else canonical(implied),
             "steps_right": read.follows(text, item.steps),
             "leaks": read.leaks(text, item.answer),
-            "gold": item.answer,
+            "gold": canonical(item.answer),
         }
     )
