@@ -28,7 +28,7 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
         if missing:
             made = maker.make(source, missing)
             rows = [
-                PlanRow(ids[i.id], i.id, source, maker.seed, w.text, w.tokens, w.truncated, _detail(w.text, i))
+                PlanRow(ids[i.id], i.id, source, maker.seed, w.text, w.tokens, w.truncated, detail(w.text, i))
                 for i, w in zip(missing, made, strict=True)
             ]
             store.append(rows)
@@ -39,7 +39,7 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
     return bank
 
 
-def _detail(text: str, item: Item) -> str:
+def detail(text: str, item: Item) -> str:
     """What the estimates need to know of a plan, so that they need neither tasks nor parsers.
 
     Answers are spelled as grades spell them, so that the estimates can compare them as text.
