@@ -52,7 +52,7 @@ def simulate(
             plan = _plan(rng, condition, item, (a, b, c), extra)
             if plan is not None:
                 plans[plan.id] = plan
-            user = condition.scaffold.render(question, plan.text if plan else None)
+            user = condition.scaffold.render(question, plan.text if plan else None).shown
             for branch in range(condition.branches):
                 row, grade = _row(rng, condition, item, branch, user, plan, (a, b, c), ease, extra)
                 rows.append(row)
@@ -124,7 +124,7 @@ def protocol_of(cards: list[dict[str, Any]], planners: dict[str, int], n: int) -
         "study_hash": "fedcba9876543210",
         "executor": {
             "name": "tiny", "fingerprint": "aa11", "family": "tiny", "parameters": 931_000, "dtype": "float32",
-            "device": "cpu", "start": "<bos>", "content": "{text}\n", "reply": "Answer: ", "ends": ["<eos>"],
+            "device": "cpu", "start": "<bos>", "system": "", "content": "{text}\n", "reply": "Answer: ", "ends": ["<eos>"],
         },
         "decode": {
             "gen_length": 48, "block_length": 16, "steps": 24, "temperature": 0.0, "threshold": None, "stop": "canvas",

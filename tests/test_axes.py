@@ -54,7 +54,7 @@ class World:
 
     @staticmethod
     def card(c: Condition, seeds: tuple[int, ...]) -> dict[str, Any]:
-        return {**c.card(), "completions": c.branches * (len(seeds) if c.temperature else 1)}
+        return {**c.card(), "completions": c.branches * (len(seeds) if dict(c.decode) else 1)}
 
     def plan(self, rng: random.Random, condition: Condition, item: str) -> str:
         if not condition.plan:
@@ -341,7 +341,7 @@ def entropy(branches: list[str]) -> float:
 
 def test_several_seeds_everywhere() -> None:
     """A study sampled at temperature > 0 has as many completions of every arm as seeds; items stay the unit."""
-    hot = [replace(c, temperature=0.7) for c in default_conditions(PARAMETERS)]
+    hot = [replace(c, decode=(("temperature", 0.7),)) for c in default_conditions(PARAMETERS)]
     w = World(hot, seeds=(0, 1, 2), key=9)
     t = w.table()
     found = axes.axes(t, PARAMETERS)

@@ -82,11 +82,14 @@ def test_the_commands_and_flags_are_frozen() -> None:
         "task": ["--task"],
         "n": ["--n"],
         "seed": ["--seed"],
+        "preset": ["--preset"],
         "conditions": ["--conditions"],
         "setting": ["--set"],
         "out": ["--out"],
         "resume": ["--resume"],
         "device": ["--device"],
+        "prereg": ["--prereg"],
+        "stop_when": ["--stop-when"],
         "json_": ["--json"],
     }
     assert flags("grade") == {"folder": ["folder"], "second": ["--second", "--no-second"], "json_": ["--json"]}

@@ -6,12 +6,14 @@ import json
 
 import pytest
 
-from triaxis.conditions import PLAN, SCAFFOLDS, Scaffold, default_conditions, select
+from triaxis.conditions import Scaffold, default_conditions, select
 from triaxis.errors import UserError
 
 PLANNERS = ("s", "m")
 TABLE = default_conditions(PLANNERS)
 BY_NAME = {c.name: c for c in TABLE}
+SCAFFOLDS = {c.scaffold.name: c.scaffold for c in TABLE}
+PLAN = SCAFFOLDS["plan"]
 
 
 def test_names_are_unique_and_every_comparison_is_in_the_table() -> None:
@@ -23,9 +25,9 @@ def test_the_table_holds_the_arms_of_the_issue() -> None:
     shapes = [c.name for c in TABLE if c.role == "brittleness"]
     assert shapes == ["hint", "plan-empty", "plan-empty-before", "xml-open", "filler", "filler-before"]
     assert [c.name for c in TABLE if c.kind == "true"] == ["gold-plan", "plan[s]", "plan[m]"]
-    assert {c.name: (c.branches, c.temperature) for c in TABLE if c.role == "diversity"} == {
-        "vote": (5, 0.7),
-        "vote-plan-empty": (5, 0.7),
+    assert {c.name: (c.branches, dict(c.decode)) for c in TABLE if c.role == "diversity"} == {
+        "vote": (5, {"temperature": 0.7}),
+        "vote-plan-empty": (5, {"temperature": 0.7}),
     }
     assert [c.name for c in default_conditions(())] == [c.name for c in TABLE if c.planner not in PLANNERS]
 
@@ -34,7 +36,7 @@ def test_a_plan_and_its_twin_differ_in_content_only() -> None:
     for plan in (c for c in TABLE if c.kind == "true"):
         twin = BY_NAME[plan.against]
         assert twin.scaffold == plan.scaffold
-        assert (twin.branches, twin.temperature) == (plan.branches, plan.temperature)
+        assert (twin.branches, twin.decode) == (plan.branches, plan.decode)
         assert twin.plan == f"filler:{plan.planner}"
 
 
@@ -66,11 +68,11 @@ def test_a_card_is_plain_data_that_tells_conditions_apart() -> None:
     ],
 )
 def test_render(scaffold: Scaffold, plan: str | None, text: str) -> None:
-    assert scaffold.render("2+2?", plan) == text
+    assert scaffold.render("2+2?", plan).user == text
 
 
 def test_render_leaves_the_question_as_it_is() -> None:
-    assert PLAN.render("What is {plan}?", "x") == "What is {plan}?\nPlan: x"
+    assert PLAN.render("What is {plan}?", "x").user == "What is {plan}?\nPlan: x"
 
 
 def test_render_refuses_a_plan_without_a_place_and_a_place_without_a_plan() -> None:

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from triaxis.conditions import SCAFFOLDS
+from triaxis.conditions import default_conditions, load_preset
 from triaxis.plans import read
 from triaxis.plans.corrupt import NEUTRAL
 from triaxis.tasks import load_task
@@ -183,9 +183,11 @@ def test_every_token_of_a_scaffold_but_one_was_seen_in_an_ordinary_role() -> Non
     prompts = tokenizer.encode_batch([e.prompt for _, e in stream("2")[:10_000]])
     seen = set(itertools.chain.from_iterable(x.ids for x in prompts))
     unseen = set()
-    for scaffold in SCAFFOLDS.values():
+    arms = [*default_conditions(()), *load_preset("factorial").conditions(())]
+    for scaffold in {c.scaffold.name: c.scaffold for c in arms}.values():
         for plan in (NEUTRAL.strip(), "12 plus 7 is 19.") if scaffold.shows_plan else (None,):
-            shown = tokenizer.encode(scaffold.render("Tom has 3 pens.", plan))
+            prompt = scaffold.render("Tom has 3 pens.", plan)
+            shown = tokenizer.encode(f"{prompt.user}\n{prompt.reply}")
             unseen |= {token for token, i in zip(shown.tokens, shown.ids, strict=True) if i not in seen}
     assert unseen <= {"Ġ"}
 

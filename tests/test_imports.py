@@ -23,6 +23,7 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("cli",),
     ("report",),
     ("study",),
+    ("jobs",),
     ("compute",),
     ("train",),
     ("conditions",),

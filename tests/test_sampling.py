@@ -233,7 +233,7 @@ def test_gumbel_max_draws_from_the_softmax_at_that_temperature(temperature: floa
     rows, logits = 6000, torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])
     keys = torch.tensor([stream_key("g", i) for i in range(rows)])
     d = Decode(temperature=temperature)
-    ids, _ = choose(logits.expand(rows, 1, 5), keys, 4, torch.zeros(rows, 1, dtype=torch.long), d)
+    ids, _, _ = choose(logits.expand(rows, 1, 5), keys, 4, torch.zeros(rows, 1, dtype=torch.long), d)
     expected = torch.softmax(logits.double() / temperature, -1).numpy() * rows
     observed = np.bincount(ids.flatten().numpy(), minlength=5)
     assert stats.chisquare(observed, expected).pvalue > 0.01
@@ -243,7 +243,7 @@ def test_confidence_is_the_probability_without_noise() -> None:
     logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
     places = torch.arange(3).expand(2, 3)
     for temperature in (0.0, 3.0):
-        ids, confidence = choose(logits, torch.tensor([1, 2]), 0, places, Decode(temperature=temperature))
+        ids, confidence, _ = choose(logits, torch.tensor([1, 2]), 0, places, Decode(temperature=temperature))
         torch.testing.assert_close(confidence, logits.softmax(-1).gather(-1, ids[..., None])[..., 0])
 
 

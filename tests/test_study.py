@@ -141,39 +141,40 @@ def test_rows_do_not_depend_on_batches_order_or_other_arms(
     assert [rows[r.id] for r in again] == again
 
 
-def test_an_id_changes_with_everything_that_can_change_the_row() -> None:
-    s = triaxis.study.prepare(replace(SMALL, conditions=("none", "vote"), seeds=(0, 1)))
-    none, vote = s.table
-    ids = {r.row.id for r in triaxis.study.jobs(s, none, {})}
-    votes = {r.row.id for r in triaxis.study.jobs(s, vote, {})}
+def test_an_id_changes_with_everything_that_can_change_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = triaxis.study.prepare(replace(SMALL, conditions=("none", "vote"), seeds=(0, 1))).arms
+    none, vote = arms.table
+    ids = {j.row.id for j in jobs(arms, none, {})}
+    votes = {j.row.id for j in jobs(arms, vote, {})}
     assert len(ids) == 6  # temperature 0: one seed
     assert len(votes) == 6 * 5 * 2
     seen = ids | votes
 
-    def changed(what: triaxis.study.OpenStudy, protocol: dict[str, Any] | None = None, arm: Any = none) -> None:
-        what = replace(what)
-        if protocol is not None:
-            what.__dict__["protocol"] = protocol
-        new = {r.row.id for r in triaxis.study.jobs(what, arm, {})}
+    def changed(what: Arms, arm: Condition = none) -> None:
+        new = {j.row.id for j in jobs(replace(what), arm, {})}
         assert len(new) == 6
         assert not new & seen
         seen.update(new)
 
-    for name, value in s.protocol["executor"].items():
-        if name != "name":  # where the same weights lie does not change what they say
-            changed(s, {**s.protocol, "executor": {**s.protocol["executor"], name: f"{value}!"}})
-    changed(s, {**s.protocol, "engine": "another"})
-    changed(s, {**s.protocol, "decode": {}}, replace(none, name="another"))
-    for setting in ({"steps": 24}, {"block_length": 16}, {"cfg_scale": 0.5}, {"stop": "eos_block"}):
-        decode = {**FAST, **setting}
-        if triaxis.study.override(s.executor.default_decode(), decode) != s.base_decode:
-            changed(replace(s, study=replace(s.study, decode=decode)))
-    changed(replace(s, study=replace(s.study, seeds=(7,))))
-    s.task.revision = "another"  # type: ignore[misc]
-    changed(s)
-    before = s.items
-    changed(replace(s, items=[replace(i, question=i.question + " ") for i in before]))
-    changed(replace(s, items=[replace(i, id=i.id + "'") for i in before]))
+    card = executor_card(arms.executor)
+    for name, value in card.items():
+        monkeypatch.setattr(triaxis.jobs, "executor_card", lambda _, name=name, value=value: {**card, name: f"{value}!"})
+        if name == "name":  # where the same weights lie does not change what they say
+            assert {j.row.id for j in jobs(replace(arms), none, {})} == ids
+        else:
+            changed(arms)
+    monkeypatch.undo()
+    changed(replace(arms, engine="another"))
+    changed(arms, replace(none, name="another"))
+    changed(arms, replace(none, watch=True))
+    for setting in ({"steps": 24}, {"block_length": 16}, {"cfg_scale": 0.5}, {"stop": "canvas"}):
+        changed(replace(arms, base_decode=override(arms.base_decode, setting)))
+        changed(arms, replace(none, name="arm", decode=tuple(setting.items())))
+    changed(replace(arms, all_seeds=(7,)))
+    changed(replace(arms, items=[replace(i, question=i.question + " ") for i in arms.items]))
+    changed(replace(arms, items=[replace(i, id=i.id + "'") for i in arms.items]))
+    arms.task.revision = "another"  # type: ignore[misc]
+    changed(arms)
 
 
 def test_seeds_are_replicates_only_where_something_is_random(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TextIO, TypeVar
 
 from triaxis.errors import UserError
 
-SCHEMA = "1"
+SCHEMA = "2"
 T = TypeVar("T")
 
 
@@ -39,6 +39,9 @@ class Row:
     tokens: int  # canvas tokens read by the forward passes
     forwards: int
     ended: bool  # an end mark was committed; False: truncated by the canvas
+    length: int = 0  # tokens of the answer, end marks not counted
+    confidence: float = 0.0  # mean log probability of those tokens when they were committed
+    trace: str = ""  # JSON: "order", the step that committed each token; "path", [text, steps] as predicted on the way
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def identity(spec: Mapping[str, object]) -> str:
 
 _TABLES = {"rows": Row, "plans": PlanRow, "grades": GradeRow}
 _NAMES = {kind: name for name, kind in _TABLES.items()}
-_SQL = {"str": "TEXT", "int": "INTEGER", "bool": "INTEGER"}
+_SQL = {"str": "TEXT", "int": "INTEGER", "bool": "INTEGER", "float": "REAL"}
 
 
 def _create(name: str, kind: type[Row | PlanRow | GradeRow]) -> str:
@@ -181,9 +184,10 @@ class Store:
         """Ids of all rows present."""
         return {id for (id,) in self._read("SELECT id FROM rows")}
 
-    def rows(self) -> list[Row]:
-        """All rows, ordered by condition, item, seed and branch."""
-        found = self._read("SELECT * FROM rows ORDER BY condition, item, seed, branch, id")
+    def rows(self, condition: str | None = None) -> list[Row]:
+        """All rows, or those of one condition, ordered by condition, item, seed and branch."""
+        where, values = ("", ()) if condition is None else ("WHERE condition = ? ", (condition,))
+        found = self._read(f"SELECT * FROM rows {where}ORDER BY condition, item, seed, branch, id", *values)
         return [_made(Row, values) for values in found]
 
     def plans(self) -> dict[str, PlanRow]:

@@ -9,37 +9,30 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from datetime import UTC, datetime
+from functools import cache, cached_property
 from importlib.metadata import version
-from itertools import groupby, product
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from triaxis.conditions import Condition, default_conditions, select
-from triaxis.errors import UserError, override, suggest
-from triaxis.store import GradeRow, PlanRow, Row, Store, identity
+from triaxis.conditions import Condition, load_preset, select
+from triaxis.errors import UserError, lookup, override, suggest
+from triaxis.jobs import Arms, Progress, executor_card, sample, silent
+from triaxis.store import GradeRow, Row, Store, identity
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from triaxis.plans.sources import Maker
-    from triaxis.sampling.executor import Completion, Executor
-    from triaxis.sampling.schedule import Decode
     from triaxis.tasks.base import Item, Task
 
 TINY_PLANNERS = ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")
 GRADER = "numeric-1"  # version of the grading rules; grades can be re-made from stored text
 
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 Finish = Callable[[Path], object]  # what is made of a folder once its summary is written
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    pass
 
 
 def nothing(folder: Path) -> None:
@@ -50,9 +43,10 @@ def nothing(folder: Path) -> None:
 class Study:
     """What a command runs, resumes and reports. Made of names and numbers only; nothing is loaded until `run`.
 
-    conditions: names from the default table; empty means every one the task has plans for. decode: changes to
-    the executor family's default protocol. seeds: the first one also chooses the items; arms at temperature 0
-    run under the first seed only, because seeds at temperature 0 are not replicates.
+    preset: a shipped table of conditions or a TOML file of one's own. conditions: names from it; empty means every
+    one the task has plans for. decode: changes to the executor family's default protocol. seeds: the first one also
+    chooses the items; arms at temperature 0 run under the first seed only, because seeds at temperature 0 are not
+    replicates. stop_when: "resolved" ends the study once every main contrast is (anytime-valid e-values).
     """
 
     executor: str = "tiny"
@@ -64,6 +58,8 @@ class Study:
     decode: Mapping[str, object] = field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
+    preset: str = "quick"
+    stop_when: str = ""
 
     def __post_init__(self) -> None:
         if not all(isinstance(x, int) for x in (self.n, *self.seeds)):
@@ -74,11 +70,12 @@ class Study:
             raise UserError(f"seeds={self.seeds!r} must be distinct and at least one")
         if len(set(self.planners)) != len(self.planners):
             raise UserError(f"planners={self.planners!r} names one planner twice")
+        lookup("rule for stopping", {"": None, "resolved": None}, self.stop_when)
         self.table()
 
     def table(self) -> tuple[Condition, ...]:
         """The conditions this study asks for."""
-        known = default_conditions(self.planners)
+        known = load_preset(self.preset).conditions(self.planners)
         return select(known, self.conditions) if self.conditions else known
 
     def spec(self) -> dict[str, Any]:
@@ -99,32 +96,78 @@ class Study:
         """The study that a folder holds. UserError if it holds none."""
         return cls.from_spec(held_protocol(Path(folder))["spec"])
 
-    def run(self, out: str | Path, progress: Progress = silent, finish: Finish = nothing) -> dict[str, Any]:
+    def run(
+        self, out: str | Path, progress: Progress = silent, finish: Finish = nothing, prereg: Path | None = None
+    ) -> dict[str, Any]:
         """Run or go on with the study in folder `out`; the summary, also written there.
 
         Rows present are kept and only missing ones are made; a study that is there already is not loaded again.
-        finish: called with the folder at the end; `triaxis.Study` writes the report there. UserError where `out`
-        holds another study, or a name or setting is unknown, and then nothing in it has changed.
+        finish: called with the folder at the end; `triaxis.Study` writes the report there. prereg: a file of
+        predictions whose hash is stamped into the study, with the number of rows that were there before.
+        UserError where `out` holds another study, or a name or setting is unknown; then nothing in it has changed.
         """
         out = Path(out)
-        summary = finished(self, out) or _made(self, out, progress)
+        summary = (finished(self, out) if prereg is None else None) or _made(self, out, progress, prereg)
         progress("report", 0, 1)
         finish(out)
         progress("report", 1, 1)
         return summary
 
 
-def _made(study: Study, out: Path, progress: Progress) -> dict[str, Any]:
+def _made(study: Study, out: Path, progress: Progress, prereg: Path | None) -> dict[str, Any]:
+    if prereg is not None:
+        from triaxis.estimate.prereg import load
+
+        load(prereg)  # a file that cannot be used is refused before anything else is loaded
     s = prepare(study, progress)
     with Store(out / "rows.sqlite", write=True) as store:
         bind(store, s, out)
-        sample(store, s, progress)
-        keep = store.grades() if store.get("grader") == GRADER else {}
-        grade(store, s.task, s.items, progress, keep=keep)
+        if prereg is not None:
+            _stamp(store, prereg)
+        for part in _parts(s):
+            sample(store, part.arms, progress)
+            keep = store.grades() if store.get("grader") == GRADER else {}
+            grade(store, s.task, part.items, progress, keep=keep)
+            store.set("items", str(len(part.items)))
+            if study.stop_when and settled(store, s.protocol, len(s.items) - len(part.items)):
+                break
         summary = summarise(store, s.protocol)
         write_json(out / "summary.json", summary)
         store.set("sources", sources(study, s.protocol))
     return summary
+
+
+def _stamp(store: Store, prereg: Path) -> None:
+    """Stamp the predictions into the study, once. UserError where it holds the stamp of another file."""
+    from triaxis.estimate.prereg import digest, stamp
+
+    held = store.get("prereg")
+    if held is None:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        store.set("prereg", stamp(prereg, rows_before=len(store.row_ids()), stamped_at=at))
+    elif json.loads(held)["hash"] != digest(prereg):
+        raise UserError(f"{prereg}: the study was stamped with other predictions; keep that file, or choose another --out")
+
+
+def _parts(s: OpenStudy, size: int = 20) -> Iterator[OpenStudy]:
+    """The study at 20, 40, 60, ... items where it may stop early, else whole."""
+    sizes = range(size, len(s.items), size) if s.study.stop_when else ()
+    yield from (replace(s, items=s.items[:n]) for n in sizes)
+    yield s
+
+
+def settled(store: Store, protocol: Mapping[str, Any], left: int) -> bool:
+    """Whether every main contrast is resolved, or `left` more items could not resolve it."""
+    from triaxis.estimate import axes, sequential
+
+    n = int(store.get("items") or 0)
+    t = axes.arrange(store.rows(), store.grades(), store.plans(), protocol["conditions"], n)
+    counts = axes.main_contrasts(t)
+    return all(
+        sequential.resolved(gain, loss, comparisons=len(counts))
+        or not sequential.resolvable(gain, loss, left, comparisons=len(counts))
+        for gain, loss in counts
+    )
 
 
 def held_protocol(folder: Path) -> dict[str, Any]:
@@ -154,7 +197,8 @@ def sources(study: Study, protocol: Mapping[str, Any]) -> str:
     from triaxis.sampling.schedule import ENGINE
     from triaxis.tasks import load_task
 
-    folders = [find_folder(p["name"], "planner") for p in protocol["planners"]]
+    local = [p["name"] for p in protocol["planners"] if ":" not in p["name"]]
+    folders = [find_folder(name, "planner") for name in local]
     return identity(
         {
             "spec": study.spec(),
@@ -173,29 +217,18 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """A study with everything loaded: executor, task, items, planners, and its protocol card."""
+    """A study with everything loaded: its arms, and its protocol card."""
 
     study: Study
-    table: tuple[Condition, ...]  # the conditions that run
-    executor: Executor
-    task: Task
+    arms: Arms
     items: Sequence[Item]
-    maker: Maker
 
-    def decode(self, condition: Condition) -> Decode:
-        """The protocol of one condition: the study's, at the condition's temperature."""
-        base = self.base_decode
-        return base if condition.temperature is None else replace(base, temperature=condition.temperature)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arms", replace(self.arms, items=self.items))
 
-    def seeds(self, condition: Condition) -> tuple[int, ...]:
-        """The seeds a condition runs under: the first one only, where nothing in it is random."""
-        decode = self.decode(condition)
-        random = decode.temperature > 0 or decode.remasking == "random"
-        return self.study.seeds if random else self.study.seeds[:1]
-
-    @cached_property
-    def base_decode(self) -> Decode:
-        return override(self.executor.default_decode(), self.study.decode)
+    @property
+    def task(self) -> Task:
+        return self.arms.task
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -210,18 +243,30 @@ def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
     task = load_task(study.task)
     items = task.items(study.n, seed=study.seeds[0])
     for planner in study.planners:
-        find_folder(planner, "planner")
+        if ":" not in planner:
+            find_folder(planner, "planner")
     find_folder(study.executor, "executor")
     table = runnable(study, task)
-    progress("loading", 0, 1)
     from triaxis.plans.sources import Maker, planner_table
+
+    planners = planner_table(study.planners)
+    progress("loading", 0, 1)
     from triaxis.sampling.executor import load_executor
+    from triaxis.sampling.schedule import ENGINE
 
     executor = load_executor(study.executor, dtype=study.dtype, device=study.device)
-    maker = Maker(task, items, executor, planner_table(study.planners), study.seeds[0])
-    opened = OpenStudy(study, table, executor, task, items, maker)
+    decode = override(executor.default_decode(), {**load_preset(study.preset).decode, **study.decode})
+    maker = Maker(task, items, executor, planners, study.seeds[0])
+    if not study.conditions:  # what the user names is never left out: it is refused
+        table = tuple(c for c in table if not _unplaceable(c, executor.checkpoint.family.system))
+    opened = OpenStudy(study, Arms(table, executor, task, items, maker, study.seeds, decode, ENGINE), items)
     _ = opened.protocol  # loads the planners and checks the settings
     return opened
+
+
+def _unplaceable(c: Condition, system: str) -> bool:
+    """Whether a condition needs a system turn that the executor's family does not have."""
+    return c.scaffold.placement == "system" and not system and not c.writer
 
 
 def runnable(study: Study, task: Task) -> tuple[Condition, ...]:
@@ -243,20 +288,19 @@ def runnable(study: Study, task: Task) -> tuple[Condition, ...]:
 
 def protocol_card(s: OpenStudy) -> dict[str, Any]:
     """Everything a reader must know to compare two studies; `protocol_hash` covers how text becomes a row."""
-    from triaxis.sampling.schedule import ENGINE
-
+    arms = s.arms
     protocol = {
-        "executor": _executor_card(s.executor),
-        "decode": s.base_decode.card(),
+        "executor": executor_card(arms.executor),
+        "decode": arms.base_decode.card(),
         "task": {"name": s.task.name, "revision": s.task.revision, "grader": GRADER},
-        "engine": ENGINE,
+        "engine": arms.engine,
     }
-    shown = dict.fromkeys(c.planner for c in s.table if c.planner in s.study.planners)
-    planners = [s.maker.planners[name]() for name in shown]
+    shown = dict.fromkeys(n for c in arms.table for n in (c.planner, c.writer) if n in s.study.planners)
+    planners = [arms.maker.planners[name]() for name in shown]
     whole = {
         **protocol,
         "planners": [{"name": p.name, "identity": p.identity, "parameters": p.parameters} for p in planners],
-        "conditions": [{**c.card(), "completions": c.branches * len(s.seeds(c))} for c in s.table],
+        "conditions": [{**c.card(), "completions": arms.completions(c)} for c in arms.table],
         "seeds": list(s.study.seeds),
         "n": s.study.n,
         "items_hash": identity({"items": [i.id for i in s.items]}),
@@ -267,23 +311,6 @@ def protocol_card(s: OpenStudy) -> dict[str, Any]:
         **whole,
         "spec": s.study.spec(),
         "versions": versions(),
-    }
-
-
-def _executor_card(executor: Executor) -> dict[str, Any]:
-    family = executor.checkpoint.family
-    weights = next(executor.checkpoint.network.parameters())
-    return {
-        "name": executor.name,
-        "fingerprint": executor.fingerprint,
-        "family": family.name,
-        "parameters": executor.parameters,
-        "dtype": str(weights.dtype).removeprefix("torch."),
-        "device": weights.device.type,
-        "start": family.start,
-        "content": family.content,
-        "reply": family.reply,
-        "ends": list(family.ends),
     }
 
 
@@ -314,92 +341,6 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "its protocol differs"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One row to make: what to show, which random stream, and the row it will become."""
-
-    row: Row
-    prompt: tuple[int, ...]
-    key: int
-
-
-def jobs(s: OpenStudy, condition: Condition, bank: Mapping[tuple[str, str], PlanRow]) -> Iterator[Job]:
-    """All rows of one condition, as jobs. A row's id hashes everything that can change it."""
-    from triaxis.sampling.noise import stream_key
-
-    executor = {k: v for k, v in s.protocol["executor"].items() if k != "name"}
-    common = {
-        "condition": condition.name,
-        "task": s.task.revision,
-        "executor": identity(executor),
-        "engine": s.protocol["engine"],
-        "decode": s.decode(condition).card(),
-    }
-    for item in s.items:
-        plan = bank[condition.plan, item.id] if condition.plan else None
-        user = condition.scaffold.render(item.question, plan.text if plan else None)
-        ids = tuple(s.executor.prompt_ids(user))
-        for seed, branch in product(s.seeds(condition), range(condition.branches)):
-            name = identity({**common, "item": item.id, "prompt": ids, "seed": seed, "branch": branch})
-            row = Row(name, condition.name, item.id, branch, seed, plan.id if plan else "", user, "", 0, 0, False)
-            yield Job(row, ids, stream_key(seed, item.id, branch))
-
-
-def make_plans(store: Store, s: OpenStudy, progress: Progress) -> dict[tuple[str, str], PlanRow]:
-    """Every plan the conditions show, by (source, item id); those already stored are not made again."""
-    from triaxis.plans import bank
-
-    names = list(dict.fromkeys(c.plan for c in s.table if c.plan))
-    plans: dict[tuple[str, str], PlanRow] = {}
-    for done, source in enumerate(names):
-        progress("planning", done, len(names))
-        plans |= bank.fill(store, s.maker, [source])
-    return plans
-
-
-def sample(store: Store, s: OpenStudy, progress: Progress) -> None:
-    """Make the plans, then every missing row, appending after each batch."""
-    began, before = time.monotonic(), float(store.get("seconds") or 0)
-    plans = make_plans(store, s, progress)
-    groups: dict[Decode, list[Job]] = {}
-    for condition in s.table:
-        groups.setdefault(s.decode(condition), []).extend(jobs(s, condition, plans))
-    for decode, group in groups.items():
-        check_lengths(s, decode, group)
-    present = store.row_ids()
-    missing = {decode: [j for j in group if j.row.id not in present] for decode, group in groups.items()}
-    total = sum(map(len, groups.values()))
-    done = total - sum(map(len, missing.values()))
-    progress("sampling", done, total)
-    for decode, group in missing.items():
-
-        def append(places: list[int], completions: list[Completion], group: list[Job] = group) -> None:
-            nonlocal done
-            store.append(_completed(group[i].row, c) for i, c in zip(places, completions, strict=True))
-            store.set("seconds", str(before + time.monotonic() - began))
-            done += len(places)
-            progress("sampling", done, total)
-
-        s.executor.complete([j.prompt for j in group], [j.key for j in group], decode, append)
-
-
-def check_lengths(s: OpenStudy, decode: Decode, group: Sequence[Job]) -> None:
-    """UserError that counts the items whose longest prompt is too long; no item is left out in silence."""
-    context = s.executor.checkpoint.config.max_sequence_length
-    long = [j for j in group if len(j.prompt) + decode.gen_length > context]
-    if long:
-        worst = max(long, key=lambda j: len(j.prompt))
-        raise UserError(
-            f"{len({j.row.item for j in long})} of {len(s.items)} items do not fit into the {context} tokens of "
-            f"executor {s.executor.name!r} with gen_length={decode.gen_length} ({worst.row.item} in condition "
-            f"{worst.row.condition} has {len(worst.prompt)}); leave out such items or conditions, or lower gen_length"
-        )
-
-
-def _completed(row: Row, c: Completion) -> Row:
-    return replace(row, text=c.text, tokens=c.forward_tokens, forwards=c.forwards, ended=c.ended)
-
-
 def grade(
     store: Store, task: Task, items: Sequence[Item], progress: Progress = silent,
     *, second: bool = True, keep: Mapping[str, GradeRow] = MappingProxyType({}),
@@ -425,8 +366,8 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The contract's summary object, from stored rows, grades and plans alone."""
     from triaxis.estimate import axes
 
-    rows = store.rows()
-    t = axes.arrange(rows, store.grades(), store.plans(), protocol["conditions"], protocol["n"])
+    rows, n = store.rows(), int(store.get("items") or protocol["n"])
+    t = axes.arrange(rows, store.grades(), store.plans(), protocol["conditions"], n)
     lines = axes.condition_rows(t)
     found = axes.axes(t, {p["name"]: p["parameters"] for p in protocol["planners"]})
     return {
@@ -435,36 +376,51 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
             "executor": protocol["executor"]["name"],
             "planners": [p["name"] for p in protocol["planners"]],
             "task": protocol["task"]["name"],
-            "n": protocol["n"],
+            "n": n,
             "seeds": protocol["seeds"],
             "protocol_hash": protocol["protocol_hash"],
         },
         "conditions": lines,
         "axes": found,
         "cost": {"seconds": round(float(store.get("seconds") or 0), 1), **_work(rows, protocol), "dollars": None},
-        "warnings": [*_notes(protocol), *axes.warnings(t, lines, found)],
+        "warnings": [*_notes(protocol, n), *axes.warnings(t, lines, found)],
     }
 
 
 def _work(rows: Sequence[Row], protocol: Mapping[str, Any]) -> dict[str, int]:
     """Forwards and tokens of what ran: rows with one prompt and one random stream were sampled once and count once."""
-    base = protocol["decode"]
-    heats = {
-        c["name"]: base["temperature"] if c["temperature"] is None else c["temperature"] for c in protocol["conditions"]
-    }
+    base, cards = protocol["decode"], {c["name"]: c for c in protocol["conditions"]}
+
+    @cache
+    def settings(condition: str, branch: int) -> tuple[str, bool]:
+        c = cards[condition]
+        changed = c["variants"][branch % len(c["variants"])]["decode"] if c["variants"] else {}
+        decode = {**base, **c["decode"], **changed}
+        key = json.dumps([decode, c["writer"], c["adapter"], c["watch"]], sort_keys=True)
+        return key, decode["temperature"] > 0 or decode["remasking"] == "random"
+
     ran = {}
     for r in rows:
-        draws = heats[r.condition] > 0 or base["remasking"] == "random"
-        ran[r.prompt, heats[r.condition], (r.item, r.seed, r.branch) if draws else None] = r
+        key, draws = settings(r.condition, r.branch)
+        ran[r.prompt, key, (r.item, r.seed, r.branch) if draws else None] = r
     return {"forwards": sum(r.forwards for r in ran.values()), "tokens": sum(r.tokens for r in ran.values())}
 
 
-def _notes(protocol: Mapping[str, Any]) -> Iterator[str]:
+def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
     """What a reader must know of the protocol before reading the numbers."""
     ran = {c["name"] for c in protocol["conditions"]}
-    names = [c.name for c in Study.from_spec(protocol["spec"]).table() if c.name not in ran]
-    if names:
-        yield f"left out {', '.join(names)}: the task has items without a solution to make a gold plan of"
+    missing = [c for c in Study.from_spec(protocol["spec"]).table() if c.name not in ran]
+    no_turn = [c.name for c in missing if _unplaceable(c, protocol["executor"]["system"])]
+    no_plan = [c.name for c in missing if c.name not in no_turn]
+    if no_turn:
+        yield f"left out {', '.join(no_turn)}: the executor's family has no system turn"
+    if no_plan:
+        yield f"left out {', '.join(no_plan)}: the task has items without a solution to make a gold plan of"
+    if n < protocol["n"]:
+        yield (
+            f"stopped at {n} of {protocol['n']} items: every main contrast was resolved, or could not be any more; "
+            "intervals and p-values are for a fixed N and read too narrow after an early stop"
+        )
     first, *others = protocol["seeds"]
     once = sum(c["completions"] == c["branches"] for c in protocol["conditions"])
     if others and once:

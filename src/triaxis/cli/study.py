@@ -100,6 +100,9 @@ def diagnose(
     task: Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE.")] = "gradeschool",
     n: Annotated[int, typer.Option(help="Items.")] = 100,
     seed: Annotated[str, typer.Option(help="Seed, or several: 0,1,2.")] = "0",
+    preset: Annotated[
+        str, typer.Option(help="quick, original, think-first, factorial, or a .toml file of conditions.")
+    ] = "quick",
     conditions: Annotated[str | None, typer.Option(help="Comma-separated conditions; default: all.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A decoding setting, such as steps=48.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default: runs/<name of the study>.")] = None,
@@ -107,21 +110,30 @@ def diagnose(
         bool, typer.Option("--resume", help="Go on with the study in --out, with its own settings.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    prereg: Annotated[
+        Path | None, typer.Option(help="Predictions (triaxis prereg new); their hash is stamped into the study.")
+    ] = None,
+    stop_when: Annotated[
+        str, typer.Option(help="'resolved': stop once every main contrast is, by anytime-valid e-values.")
+    ] = "",
     json_: Json = False,
 ) -> None:
     """Run the three-axis diagnosis and write rows, summary and report. Re-running goes on where it stopped."""
+    from triaxis.conditions import load_preset
     from triaxis.report.study import Study
     from triaxis.study import TINY_PLANNERS
 
+    own = load_preset(preset).planners
     study = Study(
-        executor=executor, planners=_names(planners) if planners is not None else TINY_PLANNERS, task=task, n=n,
-        seeds=_seeds(seed), conditions=_names(conditions), decode=_settings(setting or []), device=device,
+        executor=executor, planners=_names(planners) if planners is not None else TINY_PLANNERS if own is None else own,
+        task=task, n=n, seeds=_seeds(seed), conditions=_names(conditions), decode=_settings(setting or []),
+        device=device, preset=preset, stop_when=stop_when,
     )  # fmt: skip
     if resume:
         study = _resumed(study, out, _given(context))
     folder = out or default_folder(study)
     with Bar() as bar:
-        summary = study.run(folder, bar)
+        summary = study.run(folder, bar, prereg=prereg)
     show(summary, folder, json_)
 
 
@@ -129,7 +141,7 @@ def _given(context: typer.Context) -> dict[str, str]:
     """The settings typed on the command line: field of Study -> flag."""
     fields = {"seed": "seeds", "setting": "decode"}
     typed = [p for p in context.command.params if _was_typed(context, str(p.name))]
-    beside = ("out", "resume", "json_")
+    beside = ("out", "resume", "json_", "prereg")
     return {fields.get(str(p.name), str(p.name)): p.opts[0] for p in typed if p.name not in beside}
 
 

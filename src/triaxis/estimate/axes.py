@@ -45,6 +45,11 @@ class Table:
     grades: Mapping[str, GradeRow]
     plans: Mapping[str, PlanRow]
 
+    @property
+    def baseline(self) -> str:
+        """The bare question's condition."""
+        return next(n for n, c in self.conditions.items() if c["role"] == "baseline")
+
     def right(self, name: str) -> npt.NDArray[np.bool_]:
         """(items, branches) bool: whether each completion is right; unreadable counts as wrong."""
         return np.array([[self.grades[r.id].verdict == "right" for r in rows] for rows in self.rows[name]])
@@ -127,11 +132,11 @@ def brittleness(t: Table) -> dict[str, Any] | None:
     names = _role(t, "brittleness")
     if not names:
         return None
-    effects = finish([_difference(t, n, "none", n) for n in names], margin=MARGIN)
+    effects = finish([_difference(t, n, t.baseline, n) for n in names], margin=MARGIN)
     worst = min(effects, key=lambda e: e.value)
     return {
         "effects": [e.effect() for e in effects],
-        "spread": spread(t, ["none", *names]).effect(),
+        "spread": spread(t, [t.baseline, *names]).effect(),
         "worst": worst.name,
     }
 
@@ -195,7 +200,7 @@ def trust(t: Table, parameters: Mapping[str, int]) -> dict[str, Any] | None:
     for planner, name in shown.items():
         twin = str(t.conditions[name]["against"])
         raw[planner, "content"] = _difference(t, name, twin, f"content[{planner}]")
-        raw[planner, "scaffold"] = _difference(t, twin, "none", f"scaffold[{planner}]")
+        raw[planner, "scaffold"] = _difference(t, twin, t.baseline, f"scaffold[{planner}]")
         for other, card in t.conditions.items():
             if card["role"] == "trust" and card["against"] == name:
                 raw[planner, other] = _difference(t, other, name, f"{card['kind']}[{planner}]")
@@ -232,6 +237,14 @@ def slope(t: Table, shown: Mapping[str, str], parameters: Mapping[str, int]) -> 
     return finish([estimate], margin=MARGIN)[0].effect()
 
 
+def main_contrasts(t: Table) -> list[tuple[int, int]]:
+    """(gain, loss) of every shape against the bare question and every true plan against its twin."""
+    pairs = [(n, t.baseline) for n in _role(t, "brittleness")]
+    pairs += [(n, c["against"]) for n, c in t.conditions.items() if c["role"] == "trust" and c["kind"] == "true"]
+    found = [t.score(a) - t.score(b) for a, b in pairs]
+    return [(int((d > 0).sum()), int((d < 0).sum())) for d in found]
+
+
 def diversity_axis(t: Table) -> dict[str, Any] | None:
     """Axis 3 of the bare question's branches, with the scaffolded branches beside it under "scaffolded"."""
     names = _role(t, "diversity")
@@ -242,8 +255,8 @@ def diversity_axis(t: Table) -> dict[str, Any] | None:
     family = [paired(vote[base], t.score(base), name="vote minus one branch")]
     others = [n for n in names if n != base]
     family += [paired(vote[n], vote[base], name=f"vote of {n} minus vote of {base}") for n in others]
-    if "none" in t.rows:
-        family.append(paired(vote[base], t.score("none"), name="vote minus greedy"))
+    if t.right(t.baseline).shape[1] == 1:
+        family.append(paired(vote[base], t.score(t.baseline), name="vote minus greedy"))
     effects = [e.effect() for e in finish(family, margin=MARGIN)]
     scaffolded = {n: _branches(t, n) for n in others}
     return {**_branches(t, base), "useful": effects[0], "effects": effects[1:], "scaffolded": scaffolded}
@@ -251,7 +264,7 @@ def diversity_axis(t: Table) -> dict[str, Any] | None:
 
 def _base_vote(t: Table) -> str:
     names = _role(t, "diversity")
-    return next((n for n in names if t.conditions[n]["against"] == "none"), names[0])
+    return next((n for n in names if t.conditions[n]["against"] == t.baseline), names[0])
 
 
 def _votes(t: Table, name: str) -> list[diversity.Vote]:

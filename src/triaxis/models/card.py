@@ -18,7 +18,7 @@ from triaxis.errors import lookup
 class FamilyCard:
     """A model family: its network, chat template, end marks, default decoding and citation.
 
-    The prompt is start + content (with the user's text in its place) + reply. Template text is encoded
+    The prompt is start + system (if any) + content (with the user's text in its place) + reply. Template text is encoded
     with special tokens on, the user's text with them off, so text cannot forge a turn.
     """
 
@@ -28,6 +28,7 @@ class FamilyCard:
     start: str
     content: str
     reply: str
+    system: str = ""  # a system turn with {content} in it, between start and content; "": the family has none
     ends: tuple[str, ...]
     decode: Mapping[str, object]
 

@@ -78,7 +78,7 @@ def _of_conditions(cards: Any) -> dict[str, Any]:
     votes = [c for c in known if c.get("branches", 1) > 1]
     if votes:
         found["branches"] = max(c["branches"] for c in votes)
-        found["branch_temperature"] = votes[0].get("temperature")
+        found["branch_temperature"] = (votes[0].get("decode") or {}).get("temperature")
     return found
 
 

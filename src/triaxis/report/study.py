@@ -10,7 +10,8 @@ from typing import Any
 
 from triaxis import study
 from triaxis.report import render
-from triaxis.study import Finish, Progress, silent
+from triaxis.jobs import Progress, silent
+from triaxis.study import Finish
 
 
 def page(folder: Path) -> None:
@@ -24,10 +25,12 @@ class Study(study.Study):
     __doc__ = study.Study.__doc__
     __slots__ = ()
 
-    def run(self, out: str | Path, progress: Progress = silent, finish: Finish = page) -> dict[str, Any]:
+    def run(
+        self, out: str | Path, progress: Progress = silent, finish: Finish = page, prereg: Path | None = None
+    ) -> dict[str, Any]:
         """Run or go on with the study in folder `out`; the summary, also written there with the report.
 
         Rows present are kept and only missing ones are made; a study that is finished already is not loaded again.
         UserError where `out` holds another study, or a name or setting is unknown; then nothing in it has changed.
         """
-        return super().run(out, progress, finish)
+        return super().run(out, progress, finish, prereg)

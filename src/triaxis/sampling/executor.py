@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,10 @@ class Completion(NamedTuple):
     forwards: int  # forward passes this row took part in
     forward_tokens: int  # canvas tokens those passes read for it, prompt included
     ended: bool  # an end mark was committed; False means truncated by the canvas
+    length: int  # tokens before the first end mark
+    confidence: float  # mean log probability of those tokens when they were committed; 0 without any
+    order: tuple[int, ...]  # step that committed each of them
+    path: tuple[str, ...]  # with watch: the text as predicted at each step
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,20 @@ class Executor:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def prompt_ids(self, user: str, reply: str = "") -> list[int]:
-        """The chat prompt of one user message; `reply` is text the response already begins with."""
+    def prompt_ids(self, user: str, reply: str = "", system: str = "") -> list[int]:
+        """The chat prompt of one user message; `reply` is text the response already begins with.
+
+        UserError for a system text where the family has no system turn.
+        """
         card = self.checkpoint.family
         before, after = card.content.split("{content}")
-        ids = self.encode(card.start + before, special=True) + self.encode(user)
+        ids = self.encode(card.start, special=True)
+        if system:
+            if not card.system:
+                raise UserError(f"executor {self.name!r}: family {card.name!r} has no system turn; place it elsewhere")
+            head, tail = card.system.split("{content}")
+            ids += self.encode(head, special=True) + self.encode(system) + self.encode(tail, special=True)
+        ids += self.encode(before, special=True) + self.encode(user)
         ids += self.encode(after + card.reply, special=True)
         return ids + (self.encode(reply) if reply else [])
 
@@ -103,14 +117,28 @@ class Executor:
 
     def complete(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode,
-        done: Callable[[list[int], list[Completion]], None],
+        done: Callable[[list[int], list[Completion]], None], watch: bool = False,
     ) -> None:  # fmt: skip
-        """Complete token prompts batch by batch; `done(places, completions)` is called after each batch."""
+        """Complete token prompts batch by batch; `done(places, completions)` is called after each batch.
+
+        watch: also predict the whole response at every step (`Completion.path`).
+        """
 
         def hand_over(places: list[int], rows: list[Denoised]) -> None:
-            done(places, [Completion(self.text(r.ids), tuple(r.ids), r.forwards, r.tokens, r.ended) for r in rows])
+            done(places, [self._completion(r) for r in rows])
 
-        self._run(prompts, keys, decode, hand_over)
+        self._run(prompts, keys, decode, hand_over, watch)
+
+    def _completion(self, r: Denoised) -> Completion:
+        ends = set(self.end_ids)
+        length = next((i for i, t in enumerate(r.ids) if t in ends), len(r.ids))
+        logs = [math.log(max(p, 1e-30)) for p in r.chances[:length]]
+        confidence = sum(logs) / length if length else 0.0
+        path = tuple(self.text(ids) for ids in r.path)
+        return Completion(
+            self.text(r.ids), tuple(r.ids), r.forwards, r.tokens, r.ended, length, confidence,
+            tuple(r.order[:length]), path,
+        )  # fmt: skip
 
     def denoise(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode) -> list[Denoised]:
         """Complete token prompts with their random stream keys, in order."""
@@ -120,7 +148,7 @@ class Executor:
 
     def _run(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode,
-        done: Callable[[list[int], list[Denoised]], None],
+        done: Callable[[list[int], list[Denoised]], None], watch: bool = False,
     ) -> None:  # fmt: skip
         for i, prompt in enumerate(prompts):
             self._check(i, prompt, decode)
@@ -139,6 +167,7 @@ class Executor:
                 mask_id=config.mask_token_id,
                 eos_ids=self.end_ids,
                 device=device,
+                watch=watch,
             )
             shared = [(i, row) for work, row in zip(batch, rows, strict=True) for i in places[work]]
             done([i for i, _ in shared], [row for _, row in shared])

@@ -1,0 +1,273 @@
+"""From conditions to rows: which are missing, and making them.
+
+The loop is plain: for each round of conditions, make the plans they show, lay out one job a row, leave out the rows
+that are there, complete the rest and append each batch. It never knows what a condition means.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby, product
+from typing import TYPE_CHECKING, Any
+
+from triaxis.conditions import Condition, Prompt, in_order
+from triaxis.errors import UserError, override
+from triaxis.store import PlanRow, Row, Store, identity
+
+if TYPE_CHECKING:
+    from triaxis.models.planner import Planner, Written
+    from triaxis.plans.sources import Maker
+    from triaxis.sampling.executor import Completion, Executor
+    from triaxis.sampling.schedule import Decode
+    from triaxis.tasks.base import Item, Task
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+Bank = Mapping[tuple[str, str], PlanRow]  # plans by (source, item id)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Everything that rows are made of: loaded models, items, the conditions that run and the decoding protocol."""
+
+    table: tuple[Condition, ...]
+    executor: Executor
+    task: Task
+    items: Sequence[Item]
+    maker: Maker
+    all_seeds: tuple[int, ...]
+    base_decode: Decode
+    engine: str
+
+    def decode(self, condition: Condition, branch: int = 0) -> Decode:
+        """The protocol of one branch: the study's, with what the condition and the branch's variant change."""
+        changes = dict(condition.decode)
+        if condition.variants:
+            changes |= dict(condition.variants[branch % len(condition.variants)].decode)
+        per_step = changes.pop("tokens_per_step", None)
+        made = override(self.base_decode, changes)
+        return made if per_step is None else replace(made, steps=max(1, made.gen_length // int(str(per_step))))
+
+    def seeds(self, condition: Condition) -> tuple[int, ...]:
+        """The seeds a condition runs under: the first one only, where nothing in it is random or it shows answers."""
+        heat = any(self.decode(condition, b).draws for b in range(condition.branches))
+        return self.all_seeds if heat and not condition.stage else self.all_seeds[:1]
+
+    def completions(self, condition: Condition) -> int:
+        """Rows an item has in a condition."""
+        return condition.branches * len(self.seeds(condition))
+
+    @cached_property
+    def executor_identity(self) -> str:
+        return identity({k: v for k, v in executor_card(self.executor).items() if k != "name"})
+
+    def model_identity(self, condition: Condition) -> str:
+        """Names everything of the completing model that can change a row."""
+        return self.maker.planners[condition.writer]().identity if condition.writer else self.executor_identity
+
+
+def executor_card(executor: Executor) -> dict[str, Any]:
+    """The executor as plain data: what it is, where it runs, how it is spoken to."""
+    family = executor.checkpoint.family
+    weights = next(executor.checkpoint.network.parameters())
+    return {
+        "name": executor.name,
+        "fingerprint": executor.fingerprint,
+        "family": family.name,
+        "parameters": executor.parameters,
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "device": weights.device.type,
+        "start": family.start,
+        "system": family.system,
+        "content": family.content,
+        "reply": family.reply,
+        "ends": list(family.ends),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row to make: what to show, which random stream, and the row it will become."""
+
+    row: Row
+    shown: Prompt
+    ids: tuple[int, ...]  # the executor's prompt; empty for a writer
+    key: int
+    decode: Decode
+    condition: Condition
+
+
+def jobs(arms: Arms, condition: Condition, bank: Bank) -> Iterator[Job]:
+    """All rows of one condition, as jobs. A row's id hashes everything that can change it."""
+    from triaxis.sampling.noise import stream_key
+
+    decodes = [arms.decode(condition, b) for b in range(condition.branches)]
+    scaffolds = [_scaffold(condition, b) for b in range(condition.branches)]
+    common = {
+        "condition": condition.name,
+        "task": arms.task.revision,
+        "executor": arms.model_identity(condition),
+        "engine": arms.engine,
+    }
+    if condition.watch:
+        common["watch"] = "path"
+    cards = [{**common, "decode": d.card()} for d in decodes]
+    for item in arms.items:
+        plan = bank[condition.plan, item.id] if condition.plan else None
+        seen: dict[str, tuple[Prompt, tuple[int, ...]]] = {}
+        for seed, branch in product(arms.seeds(condition), range(condition.branches)):
+            scaffold = scaffolds[branch]
+            if scaffold.name not in seen:
+                shown = scaffold.render(item.question, plan.text if plan else None)
+                made = () if condition.writer else tuple(arms.executor.prompt_ids(shown.user, shown.reply, shown.system))
+                seen[scaffold.name] = shown, made
+            shown, ids = seen[scaffold.name]
+            spec = {**cards[branch], "item": item.id, "prompt": ids or list(shown), "seed": seed, "branch": branch}
+            row = Row(
+                identity(spec), condition.name, item.id, branch, seed, plan.id if plan else "", shown.shown, "", 0, 0,
+                ended=False,
+            )  # fmt: skip
+            yield Job(row, shown, ids, stream_key(seed, item.id, branch), decodes[branch], condition)
+
+
+def _scaffold(condition: Condition, branch: int) -> Any:
+    if condition.variants:
+        return condition.variants[branch % len(condition.variants)].scaffold or condition.scaffold
+    return condition.scaffold
+
+
+# ---------------------------------------------------------------- plans
+
+
+def make_plans(store: Store, arms: Arms, table: Sequence[Condition], progress: Progress) -> dict[tuple[str, str], PlanRow]:
+    """Every plan the conditions show; those already stored are not made again."""
+    from triaxis.plans import bank
+
+    names = list(dict.fromkeys(c.plan for c in table if c.plan))
+    plans: dict[tuple[str, str], PlanRow] = {}
+    for done, source in enumerate(names):
+        progress("planning", done, len(names))
+        plans |= _answers(store, arms, source) if source.startswith("rows:") else bank.fill(store, arms.maker, [source])
+    return plans
+
+
+def _answers(store: Store, arms: Arms, source: str) -> dict[tuple[str, str], PlanRow]:
+    """Plans made of what another condition answered, all branches of the first seed in order."""
+    from triaxis.plans import bank
+
+    name = source.removeprefix("rows:")
+    found: dict[str, list[Row]] = {}
+    for row in store.rows(condition=name):
+        if row.seed == arms.all_seeds[0]:
+            found.setdefault(row.item, []).append(row)
+    plans = {}
+    for item in arms.items:
+        rows = sorted(found[item.id], key=lambda r: r.branch)
+        text = "\n".join(r.text for r in rows)
+        spec = {"source": source, "rows": [r.id for r in rows]}
+        plans[source, item.id] = PlanRow(
+            identity(spec), item.id, source, arms.all_seeds[0], text, sum(r.length for r in rows),
+            not all(r.ended for r in rows), bank.detail(text, item),
+        )  # fmt: skip
+    store.append(plans.values())
+    return plans
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def sample(store: Store, arms: Arms, progress: Progress) -> None:
+    """Make the plans, then every missing row, appending after each batch; conditions that show answers come later."""
+    clock, total = _Clock(store), len(arms.items) * sum(map(arms.completions, arms.table))
+    done = 0
+
+    def note(rows: int) -> None:
+        nonlocal done
+        done += rows
+        clock.write()
+        progress("sampling", done, total)
+
+    for table in in_order(arms.table):
+        plans = make_plans(store, arms, table, progress)
+        work = [job for condition in table for job in jobs(arms, condition, plans)]
+        check_lengths(arms, work)
+        present = store.row_ids()
+        missing = [job for job in work if job.row.id not in present]
+        note(len(work) - len(missing))
+        _complete(store, arms, [j for j in missing if not j.condition.writer], note)
+        _write(store, arms, [j for j in missing if j.condition.writer], note)
+
+
+class _Clock:
+    """Seconds a study has taken, over its restarts."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.began, self.before = store, time.monotonic(), float(store.get("seconds") or 0)
+
+    def write(self) -> None:
+        self.store.set("seconds", str(self.before + time.monotonic() - self.began))
+
+
+def _complete(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int], None]) -> None:
+    """Rows of the executor: one pass over all jobs of one protocol, so that identical work is done once."""
+    groups: dict[tuple[Decode, bool], list[Job]] = {}
+    for job in missing:
+        groups.setdefault((job.decode, job.condition.watch), []).append(job)
+    for (decode, watch), group in groups.items():
+
+        def append(places: list[int], made: list[Completion], group: list[Job] = group) -> None:
+            store.append(_completed(group[i].row, c) for i, c in zip(places, made, strict=True))
+            note(len(places))
+
+        arms.executor.complete([j.ids for j in group], [j.key for j in group], decode, append, watch=watch)
+
+
+def _completed(row: Row, c: Completion) -> Row:
+    trace: dict[str, Any] = {"order": c.order}
+    if c.path:
+        trace["path"] = [[text, len(list(same))] for text, same in groupby(c.path)]
+    return replace(
+        row, text=c.text, tokens=c.forward_tokens, forwards=c.forwards, ended=c.ended, length=c.length,
+        confidence=c.confidence, trace=json.dumps(trace, ensure_ascii=False, separators=(",", ":")),
+    )  # fmt: skip
+
+
+def _write(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int], None], batch: int = 64) -> None:
+    """Rows of AR writers, a batch at a time."""
+    groups: dict[tuple[str, float], list[Job]] = {}
+    for job in missing:
+        groups.setdefault((job.condition.writer, job.decode.temperature), []).append(job)
+    for (name, temperature), group in groups.items():
+        planner: Planner = arms.maker.planners[name]()
+        for start in range(0, len(group), batch):
+            part = group[start : start + batch]
+            prompts = [j.shown.user for j in part]
+            made = planner.complete(prompts, [j.key for j in part], temperature=temperature)
+            store.append(_written(j.row, w) for j, w in zip(part, made, strict=True))
+            note(len(part))
+
+
+def _written(row: Row, w: Written) -> Row:
+    return replace(
+        row, text=w.text, tokens=w.forward_tokens, forwards=w.forwards, ended=not w.truncated, length=w.tokens
+    )
+
+
+def check_lengths(arms: Arms, group: Sequence[Job]) -> None:
+    """UserError that counts the items whose longest prompt is too long; no item is left out in silence."""
+    context = arms.executor.checkpoint.config.max_sequence_length
+    long = [j for j in group if j.ids and len(j.ids) + j.decode.gen_length > context]
+    if long:
+        worst = max(long, key=lambda j: len(j.ids))
+        raise UserError(
+            f"{len({j.row.item for j in long})} of {len(arms.items)} items do not fit into the {context} tokens of "
+            f"executor {arms.executor.name!r} with gen_length={worst.decode.gen_length} ({worst.row.item} in condition "
+            f"{worst.row.condition} has {len(worst.ids)}); leave out such items or conditions, or lower gen_length"
+        )
