@@ -41,7 +41,7 @@ class World:
         self.items = [f"item-{i:02d}" for i in range(n)]
         for condition, item in itertools.product(table, self.items):
             plan = self.plan(rng, condition, item)
-            used = seeds if condition.temperature else seeds[:1]
+            used = seeds if dict(condition.decode) else seeds[:1]
             for seed, branch in itertools.product(used, range(condition.branches)):
                 answer = rng.choice(["4", "4", "4", "4", "5", "6", ""])  # "4" is right, "" unreadable
                 id = f"{condition.name}/{item}/{seed}/{branch}"
