@@ -17,40 +17,21 @@ both right and wrong) is a ValueError that names the item.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb, log
-from typing import NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from triaxis.errors import lookup
-from triaxis.estimate.paired import UndefinedEstimate
-
-Answers: TypeAlias = Sequence[Sequence[str]]
-Floats: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
-Bools: TypeAlias = NDArray[np.bool_]
-
-TIE_RULES: dict[str, str] = {
-    "uniform": "the expected score: the share of the tied answers that are right",
-    "first": "the tied answer that came first",
-    "shortest": "the tied answer with the shortest branch (key = lengths); then the first",
-    "confidence": "the tied answer with the most confident branch (key = confidences); then the first",
-}
-
-
-class Vote(NamedTuple):
-    """Plurality vote per item, each of shape (items,)."""
-
-    score: Floats  # in [0, 1]; 0 or 1 unless the rule is "uniform" and right and wrong answers tie
-    low_tie: Floats  # 0 or 1, as if every tie went to a wrong answer where it can
-    high_tie: Floats  # 0 or 1, as if every tie went to the right answer where it can
-    winner: tuple[str, ...]  # under "uniform" a tied item shows its first tied answer
-    tie: Bools
-    margin: Floats  # votes of the winner minus the runner-up; 0 in a tie; all its votes without a runner-up
+from triaxis.errors import UndefinedEstimate, lookup
+from triaxis.estimate.paired import Estimate, cluster_mean, wilson
+from triaxis.estimate.quorum import TIE_RULES as TIE_RULES
+from triaxis.estimate.votes import Answers, Bools, Floats, Ints, Tally, Vote, grades, tallies
+from triaxis.estimate.votes import vote as vote
 
 
 class Majority(NamedTuple):
@@ -70,138 +51,6 @@ class UniqueAnswers(NamedTuple):
     total: Ints
     right: Ints
     wrong: Ints
-
-
-class _Tally(NamedTuple):
-    votes: dict[str, int]  # readable answers in order of first appearance
-    right: frozenset[str]
-    unreadable: int
-
-
-# ---------------------------------------------------------------- reading the branches
-
-
-def _tally(item: int, row: Sequence[str], right: Sequence[bool] | None) -> _Tally:
-    votes: dict[str, int] = {}
-    for answer in row:
-        votes[answer] = votes.get(answer, 0) + 1
-    unreadable = votes.pop("", 0)
-    if right is None:
-        return _Tally(votes, frozenset(), unreadable)
-    good = {a for a, ok in zip(row, right, strict=True) if ok}
-    if "" in good:
-        raise ValueError(f"item {item}: an unreadable branch is marked right")
-    both = good & {a for a, ok in zip(row, right, strict=True) if not ok}
-    if both:
-        raise ValueError(f"item {item}: answer {min(both)!r} is marked both right and wrong")
-    return _Tally(votes, frozenset(good), unreadable)
-
-
-def _right(right: ArrayLike) -> Bools:
-    """`right` as a (items, K) bool array with at least one item and one branch."""
-    array = np.asarray(right)
-    if array.size == 0:
-        raise UndefinedEstimate("no branches: at least one item with one branch is needed")
-    if array.ndim != 2 or not np.isin(array, (0, 1)).all():
-        raise ValueError(f"right must be a (items, branches) array of true and false, got shape {array.shape}")
-    return array.astype(bool)
-
-
-def _tallies(answers: Answers, right: ArrayLike | None = None) -> list[_Tally]:
-    if len(answers) == 0 or len(answers[0]) == 0:
-        raise UndefinedEstimate("no branches: at least one item with one branch is needed")
-    k = len(answers[0])
-    for item, row in enumerate(answers):
-        if len(row) != k:
-            raise ValueError(f"item {item} has {len(row)} branches, item 0 has {k}")
-    if right is None:
-        return [_tally(item, row, None) for item, row in enumerate(answers)]
-    grades = _right(right)
-    if grades.shape != (len(answers), k):
-        raise ValueError(f"answers are {len(answers)} items x {k} branches, right is {grades.shape}")
-    return [_tally(item, row, ok) for item, (row, ok) in enumerate(zip(answers, grades.tolist(), strict=True))]
-
-
-def _branch_values(name: str, values: ArrayLike, shape: tuple[int, int]) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != shape or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite numbers of shape {shape}, got shape {array.shape}")
-    return array
-
-
-# ---------------------------------------------------------------- the vote of all K branches
-
-
-def vote(
-    answers: Answers,
-    right: ArrayLike,
-    *,
-    rule: str = "uniform",
-    key: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> Vote:
-    """Plurality vote over the readable branches of each item.
-
-    Args: answers, right: (items, K). rule: one of `TIE_RULES`. key: (items, K), what rule "shortest" (lengths)
-    or "confidence" compares. weights: (items, K) >= 0, one vote each unless given; sums that differ by less
-    than a billionth of the largest are a tie. Raises UserError on an unknown rule, ValueError on bad arrays.
-    """
-    lookup("tie rule", TIE_RULES, rule)
-    tallies = _tallies(answers, right)
-    shape = (len(answers), len(answers[0]))
-    if (key is None) != (rule in ("uniform", "first")):
-        raise ValueError(f"tie rule {rule!r} {'needs key=, one number a branch' if key is None else 'takes no key'}")
-    keys = None if key is None else _branch_values("key", key, shape)
-    strengths = None if weights is None else _branch_values("weights", weights, shape)
-    if strengths is not None and (strengths < 0).any():
-        raise ValueError("weights must not be negative")
-    results = []
-    for item, (tally, row) in enumerate(zip(tallies, answers, strict=True)):
-        votes = tally.votes if strengths is None else _weighted(row, strengths[item])
-        tied, margin = _tied(votes)
-        chosen = None
-        if rule != "uniform" and tied:
-            chosen = _break_tie(rule, tied, row, None if keys is None else keys[item])
-        results.append(_outcome(tied, tally.right, margin, chosen))
-    score, low, high, winner, tie, margins = zip(*results, strict=True)
-    return Vote(np.array(score), np.array(low), np.array(high), winner, np.array(tie), np.array(margins))
-
-
-def _weighted(row: Sequence[str], strengths: Floats) -> dict[str, float]:
-    votes: dict[str, float] = {}
-    for answer, strength in zip(row, strengths.tolist(), strict=True):
-        if answer:
-            votes[answer] = votes.get(answer, 0.0) + strength
-    return votes
-
-
-def _tied(votes: dict[str, int] | dict[str, float]) -> tuple[list[str], float]:
-    """The answers with the most votes, in order of appearance, and their lead over the next."""
-    if not votes:
-        return [], 0.0
-    top = max(votes.values())
-    tied = [a for a, v in votes.items() if v >= top * (1 - 1e-9)]
-    rest = [v for a, v in votes.items() if a not in tied]
-    return tied, 0.0 if len(tied) > 1 else float(top - max(rest, default=0))
-
-
-def _break_tie(rule: str, tied: list[str], row: Sequence[str], keys: Floats | None) -> str:
-    if keys is None:
-        return tied[0]
-    best: Callable[..., float] = min if rule == "shortest" else max
-    reach = {a: best(k for b, k in zip(row, keys.tolist(), strict=True) if a == b) for a in tied}
-    goal = best(reach.values())
-    return next(a for a in tied if reach[a] == goal)
-
-
-def _outcome(
-    tied: list[str], right: frozenset[str], margin: float, chosen: str | None
-) -> tuple[float, float, float, str, bool, float]:
-    if not tied:
-        return 0.0, 0.0, 0.0, "", False, 0.0
-    ok = [a in right for a in tied]
-    score = sum(ok) / len(ok) if chosen is None else float(chosen in right)
-    return score, float(all(ok)), float(any(ok)), chosen or tied[0], len(tied) > 1, margin
 
 
 # ---------------------------------------------------------------- k of the K branches
@@ -231,9 +80,9 @@ def pass_at_k(c: ArrayLike, n: ArrayLike, k: ArrayLike) -> Floats:
 
 def pass_curve(right: ArrayLike) -> Floats:
     """pass@1 .. pass@K of each item, (items, K), from right (items, K)."""
-    grades = _right(right)
-    k = grades.shape[1]
-    return pass_at_k(grades.sum(axis=1)[:, None], k, np.arange(1, k + 1))
+    marks = grades(right)
+    k = marks.shape[1]
+    return pass_at_k(marks.sum(axis=1)[:, None], k, np.arange(1, k + 1))
 
 
 def maj_at_k(answers: Answers, right: ArrayLike, k: int) -> Majority:
@@ -254,11 +103,11 @@ def maj_curve(answers: Answers, right: ArrayLike) -> Majority:
     splits ties uniformly. maj@1 is the per-branch accuracy; maj@2 = maj@1 where every branch is readable (an
     unreadable branch has no vote, so with one of them the other decides, and maj@2 can differ).
     """
-    curves = np.stack([_majority_curve(*_pattern(t)) for t in _tallies(answers, right)], axis=1)
+    curves = np.stack([_majority_curve(*_pattern(t)) for t in tallies(answers, right)], axis=1)
     return Majority(*curves)
 
 
-def _pattern(tally: _Tally) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+def _pattern(tally: Tally) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Counts of the right answers, of the wrong ones, and of unreadable branches: all that maj@k depends on."""
     good = sorted(v for a, v in tally.votes.items() if a in tally.right)
     bad = sorted(v for a, v in tally.votes.items() if a not in tally.right)
@@ -306,14 +155,14 @@ def _ways_won_with(top: int, right: tuple[int, ...], wrong: tuple[int, ...], n: 
 
 def oracle(right: ArrayLike) -> Bools:
     """Whether any branch of the item is right, (items,): the ceiling of every vote and reranker."""
-    return np.asarray(_right(right).any(axis=1))
+    return np.asarray(grades(right).any(axis=1))
 
 
 def unique_count(answers: Answers, right: ArrayLike) -> UniqueAnswers:
     """Distinct readable answers of each item, split into right and wrong: more wrong ones is noise, not reach."""
-    tallies = _tallies(answers, right)
-    good = np.array([len(t.right) for t in tallies], dtype=np.int64)
-    total = np.array([len(t.votes) for t in tallies], dtype=np.int64)
+    counted = tallies(answers, right)
+    good = np.array([len(t.right) for t in counted], dtype=np.int64)
+    total = np.array([len(t.votes) for t in counted], dtype=np.int64)
     return UniqueAnswers(total, good, total - good)
 
 
@@ -349,10 +198,19 @@ def all_equal(answers: Answers) -> Bools:
 
 
 def _outcome_counts(answers: Answers) -> list[list[int]]:
-    tallies = _tallies(answers)
+    counted = tallies(answers)
     if len(answers[0]) < 2:
         raise UndefinedEstimate("the spread of one branch is undefined: sample at least two branches an item")
-    return [[*t.votes.values()] + ([t.unreadable] if t.unreadable else []) for t in tallies]
+    return [[*t.votes.values()] + ([t.unreadable] if t.unreadable else []) for t in counted]
+
+
+def duplicate_rate(texts: Sequence[Sequence[str]]) -> Floats:
+    """Share of an item's branches beyond the first that repeat the text of an earlier one, (items,) in [0, 1].
+
+    (K - distinct texts) / (K - 1); white space at the ends is not text. Raises UndefinedEstimate for one branch.
+    """
+    k = len(_outcome_counts(texts)[0]) and len(texts[0])
+    return np.array([(k - len({t.strip() for t in row})) / (k - 1) for row in texts])
 
 
 # ---------------------------------------------------------------- everything at once
@@ -362,7 +220,8 @@ def _outcome_counts(answers: Answers) -> list[list[int]]:
 class Diversity:
     """Every per-item measure of one condition; arrays are (items,) unless said. Pair two of these by item.
 
-    `entropy` (nats, Miller-Madow), `disagreement` and `all_equal` are None for a single branch.
+    `entropy` (nats, Miller-Madow), `disagreement`, `all_equal` and `duplicates` are None for a single branch,
+    `duplicates` also where no texts were given.
     """
 
     branches: int
@@ -376,6 +235,7 @@ class Diversity:
     all_equal: Floats | None
     pass_at_k: Floats  # (items, K)
     maj_at_k: Majority  # of (items, K) each
+    duplicates: Floats | None = None
 
 
 def summary(
@@ -385,14 +245,15 @@ def summary(
     rule: str = "uniform",
     key: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    texts: Sequence[Sequence[str]] | None = None,
 ) -> Diversity:
     """All measures of K branches an item. `rule`, `key`, `weights` are those of `vote` and touch it alone."""
     ballot = vote(answers, right, rule=rule, key=key, weights=weights)
-    grades = _right(right)
-    several = grades.shape[1] > 1
+    marks = grades(right)
+    several = marks.shape[1] > 1
     return Diversity(
-        branches=grades.shape[1],
-        per_branch=grades.mean(axis=1),
+        branches=marks.shape[1],
+        per_branch=marks.mean(axis=1),
         vote=ballot,
         oracle=oracle(right).astype(np.float64),
         unique=unique_count(answers, right),
@@ -402,4 +263,145 @@ def summary(
         all_equal=all_equal(answers).astype(np.float64) if several else None,
         pass_at_k=pass_curve(right),
         maj_at_k=maj_curve(answers, right),
+        duplicates=duplicate_rate(texts) if several and texts is not None else None,
     )
+
+
+class Metric(NamedTuple):
+    """How a per-item measure is read from a `Diversity`, and the greatest value it can take with k branches."""
+
+    of: Callable[[Diversity], Floats | Ints | None]
+    most: Callable[[int], float] = lambda k: 1.0
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "per_branch": Metric(lambda d: d.per_branch),
+        "vote": Metric(lambda d: d.vote.score),
+        "vote_low_tie": Metric(lambda d: d.vote.low_tie),
+        "vote_high_tie": Metric(lambda d: d.vote.high_tie),
+        "oracle": Metric(lambda d: d.oracle),
+        "unique": Metric(lambda d: d.unique.total, float),
+        "unique_right": Metric(lambda d: d.unique.right, float),
+        "unique_wrong": Metric(lambda d: d.unique.wrong, float),
+        "unreadable": Metric(lambda d: d.unreadable),
+        "entropy": Metric(lambda d: d.entropy, lambda k: log(k) + (k - 1) / (2 * k)),
+        "disagreement": Metric(lambda d: d.disagreement),
+        "all_equal": Metric(lambda d: d.all_equal),
+        "margin": Metric(lambda d: d.vote.margin / d.branches),  # a share of the branches
+        "duplicates": Metric(lambda d: d.duplicates),
+    }
+)
+
+
+def metrics(*seeds: Diversity) -> dict[str, Estimate]:
+    """Every measure of one condition with its interval by item: `METRICS`, then pass@1.. and maj@1.. (a curve each).
+
+    seeds: one `summary` a seed, over the same items and branches; averaged within an item first. Measures that one
+    branch does not have are left out. Raises UndefinedEstimate for fewer than two items or unequal shapes.
+    """
+    if not seeds or len({(d.branches, d.per_branch.size) for d in seeds}) > 1:
+        raise UndefinedEstimate("give one summary a seed, all of the same items and number of branches")
+    k = seeds[0].branches
+    found: dict[str, Estimate] = {}
+    for name, metric in METRICS.items():
+        values = [v for d in seeds if (v := metric.of(d)) is not None]
+        if len(values) == len(seeds):
+            found[name] = cluster_mean(np.stack(values, axis=1), name=name, bounds=(0.0, metric.most(k)))
+    for j in range(k):
+        curves = {"pass": [d.pass_at_k for d in seeds], "maj": [d.maj_at_k.score for d in seeds]}
+        for curve, arrays in curves.items():
+            name = f"{curve}@{j + 1}"
+            x = np.clip(np.stack([a[:, j] for a in arrays], axis=1), 0.0, 1.0)  # sums of ways may round past 1
+            found[name] = cluster_mean(x, name=name, bounds=(0.0, 1.0))
+    return found
+
+
+# ---------------------------------------------------------------- does the margin know?
+
+
+class Level(NamedTuple):
+    """The items whose vote stated one probability (or one range of them)."""
+
+    stated: float  # mean
+    right: float  # share of them whose vote is right
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Reliability of a stated probability: its levels and the expected calibration error (ECE), a share.
+
+    `ece` is the plug-in value, which is biased upwards; `chance` is what a perfectly calibrated vote shows on these
+    items by sampling alone, to be read beside it. The interval is the basic bootstrap by item, which takes the same
+    bias off, so that it may lie below the value.
+    """
+
+    levels: tuple[Level, ...]
+    ece: Estimate
+    chance: float
+
+
+STATED: dict[str, str] = {
+    "margin": "votes of the winner minus the runner-up, over K",
+    "share": "votes of the winner over K",
+}
+_MOST_LEVELS = 20
+
+
+def margin_calibration(
+    answers: Answers, right: ArrayLike, *, stated: str = "share", level: float = 0.95, seed: int = 0
+) -> Calibration:
+    """Is the vote right as often as its margin (or the winner's share of the branches) says? See `STATED`.
+
+    Ties are split uniformly. Each value is one level; more than 20 values are put into 20 equal ranges. An item
+    without a readable branch states 0. Source: ECE, Naeini 2015; Guo 2017, arXiv:1706.04599.
+    """
+    lookup("stated probability", STATED, stated)
+    v = vote(answers, right)
+    k = len(answers[0])
+    tops = [max(t.votes.values(), default=0) for t in tallies(answers)]
+    said = np.array(tops) / k if stated == "share" else v.margin / k
+    values, place = np.unique(np.round(said, 12), return_inverse=True)
+    if values.size > _MOST_LEVELS:
+        place = np.minimum((said * _MOST_LEVELS).astype(int), _MOST_LEVELS - 1)
+        _, place = np.unique(place, return_inverse=True)
+    if said.size < 2:
+        raise UndefinedEstimate(f"calibration of {said.size} item: an interval needs at least 2")
+    levels = tuple(_level(said[place == i], v.score[place == i], level) for i in range(place.max() + 1))
+    ece, low, high, chance = _ece(said, v.score, place, level, np.random.default_rng(seed))
+    estimate = Estimate(
+        name=f"ECE of the {stated}", value=ece, low=low, high=high, p=None, n=said.size, gain=None, loss=None,
+        method="plug-in ECE; basic bootstrap by item", level=level,
+    )  # fmt: skip
+    return Calibration(levels=levels, ece=estimate, chance=chance)
+
+
+def _ece(
+    said: Floats, score: Floats, place: NDArray[np.intp], level: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """ECE, its interval, and its mean where what is said is true: sum over levels of |sum over items of a gap| / n."""
+    n, draws = said.size, 2000
+    kinds, counts = np.unique(np.stack([place, said, score], axis=1), axis=0, return_counts=True)  # few, whatever n
+    member = (kinds[:, :1] == np.arange(place.max() + 1)).astype(float)  # (kinds, levels)
+    gaps = (kinds[:, 2] - kinds[:, 1])[:, None] * member
+    ece = float(np.abs(counts @ gaps).sum() / n)
+    drawn = np.abs(rng.multinomial(n, counts / n, size=draws) @ gaps).sum(axis=1) / n
+    low, high = 2 * ece - np.quantile(drawn, [(1 + level) / 2, (1 - level) / 2])
+    fair = rng.binomial(counts, np.clip(kinds[:, 1], 0, 1), size=(draws, counts.size)) - counts * kinds[:, 1]
+    chance = float(np.abs(fair @ member).sum(axis=1).mean() / n)
+    return ece, float(max(0.0, low)), float(np.clip(high, 0.0, 1.0)), chance
+
+
+def _level(said: Floats, score: Floats, level: float) -> Level:
+    n, hits = score.size, float(score.sum())
+    if np.isin(score, (0.0, 1.0)).all():
+        low, high = wilson(round(hits), n, level)
+    elif n > 1:
+        e = cluster_mean(score, bounds=(0.0, 1.0), level=level)
+        low, high = e.low, e.high
+    else:  # one item with a split tie says nothing
+        low, high = 0.0, 1.0
+    return Level(float(said.mean()), hits / n, low, high, n)
