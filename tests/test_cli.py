@@ -203,12 +203,12 @@ def test_resume_goes_on_without_repeating_the_settings(
     argv = ("diagnose", *SMALL, "--out", str(tmp_path))
     complete = executor.Executor.complete
 
-    def interrupted(self: Any, prompts: Any, keys: Any, decode: Any, done: Any) -> None:
+    def interrupted(self: Any, prompts: Any, keys: Any, decode: Any, done: Any, **more: Any) -> None:
         def once(places: Any, completions: Any) -> None:
             done(places[:5], completions[:5])
             signal.raise_signal(signal.SIGINT)  # Ctrl-C
 
-        complete(self, prompts, keys, decode, once)
+        complete(self, prompts, keys, decode, once, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(executor.Executor, "complete", interrupted)

@@ -19,8 +19,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+import triaxis.jobs
 import triaxis.study
-from triaxis.errors import UndefinedEstimate, UserError
+from triaxis.conditions import Condition
+from triaxis.errors import UndefinedEstimate, UserError, override
+from triaxis.jobs import Arms, executor_card, jobs
 from triaxis.report.study import Study
 from triaxis.sampling import executor
 from triaxis.store import GradeRow, PlanRow, Row, Store
@@ -158,7 +161,9 @@ def test_an_id_changes_with_everything_that_can_change_the_row(monkeypatch: pyte
 
     card = executor_card(arms.executor)
     for name, value in card.items():
-        monkeypatch.setattr(triaxis.jobs, "executor_card", lambda _, name=name, value=value: {**card, name: f"{value}!"})
+        monkeypatch.setattr(
+            triaxis.jobs, "executor_card", lambda _, name=name, value=value: {**card, name: f"{value}!"}
+        )
         if name == "name":  # where the same weights lie does not change what they say
             assert {j.row.id for j in jobs(replace(arms), none, {})} == ids
         else:

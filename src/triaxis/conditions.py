@@ -89,7 +89,7 @@ class Scaffold:
         return Prompt(f"{question}\n{text}" if self.placement == "after" else f"{text}\n{question}")
 
 
-def labelled(label: str, placement: Placement = "after", closure: Closure = "open", *, plan: bool = True) -> Scaffold:
+def labelled(label: str, placement: Any = "after", closure: Any = "open", *, plan: bool = True) -> Scaffold:
     """The scaffold of a label: opened by it, closed by its marker. `plan` False: nothing between the two."""
     opener, closer = lookup("label", LABELS, label)
     name = f"{label}-{placement}-{closure}" + ("" if plan else "-empty")
@@ -241,8 +241,8 @@ def _condition(raw: Mapping[str, Any], scaffolds: Mapping[str, Scaffold], where:
         for v in raw.get("variants", [])
     )
     plain = {k: v for k, v in raw.items() if k not in ("scaffold", "decode", "variants", "factors")}
-    pairs = {k: tuple(raw.get(k, {}).items()) for k in ("decode", "factors")}
-    return Condition(**plain, scaffold=scaffold, variants=variants, **pairs)
+    decode, factors = (tuple(raw.get(k, {}).items()) for k in ("decode", "factors"))
+    return Condition(**plain, scaffold=scaffold, variants=variants, decode=decode, factors=factors)
 
 
 def _grid(raw: Mapping[str, Any], where: str) -> Iterator[Condition]:
@@ -255,7 +255,7 @@ def _grid(raw: Mapping[str, Any], where: str) -> Iterator[Condition]:
     for chosen in product(*levels.values()):
         cell = dict(zip(levels, map(str, chosen), strict=True))
         length = int(cell["length"])
-        scaffold = labelled(cell["label"], cell["placement"], cell["closure"], plan=length > 0)  # type: ignore[arg-type]
+        scaffold = labelled(cell["label"], cell["placement"], cell["closure"], plan=length > 0)
         steps: Settings = () if cell["tokens_per_step"] == "0" else (("tokens_per_step", int(cell["tokens_per_step"])),)
         yield Condition(
             "/".join([raw["name"], *(cell[k] for k in varied)]), scaffold, "factorial",

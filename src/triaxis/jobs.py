@@ -126,7 +126,9 @@ def jobs(arms: Arms, condition: Condition, bank: Bank) -> Iterator[Job]:
             scaffold = scaffolds[branch]
             if scaffold.name not in seen:
                 shown = scaffold.render(item.question, plan.text if plan else None)
-                made = () if condition.writer else tuple(arms.executor.prompt_ids(shown.user, shown.reply, shown.system))
+                made = (
+                    () if condition.writer else tuple(arms.executor.prompt_ids(shown.user, shown.reply, shown.system))
+                )
                 seen[scaffold.name] = shown, made
             shown, ids = seen[scaffold.name]
             spec = {**cards[branch], "item": item.id, "prompt": ids or list(shown), "seed": seed, "branch": branch}
@@ -146,7 +148,9 @@ def _scaffold(condition: Condition, branch: int) -> Any:
 # ---------------------------------------------------------------- plans
 
 
-def make_plans(store: Store, arms: Arms, table: Sequence[Condition], progress: Progress) -> dict[tuple[str, str], PlanRow]:
+def make_plans(
+    store: Store, arms: Arms, table: Sequence[Condition], progress: Progress
+) -> dict[tuple[str, str], PlanRow]:
     """Every plan the conditions show; those already stored are not made again."""
     from triaxis.plans import bank
 

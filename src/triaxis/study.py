@@ -146,7 +146,9 @@ def _stamp(store: Store, prereg: Path) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         store.set("prereg", stamp(prereg, rows_before=len(store.row_ids()), stamped_at=at))
     elif json.loads(held)["hash"] != digest(prereg):
-        raise UserError(f"{prereg}: the study was stamped with other predictions; keep that file, or choose another --out")
+        raise UserError(
+            f"{prereg}: the study was stamped with other predictions; keep that file, or choose another --out"
+        )
 
 
 def _parts(s: OpenStudy, size: int = 20) -> Iterator[OpenStudy]:

@@ -133,7 +133,7 @@ class Executor:
         ends = set(self.end_ids)
         length = next((i for i, t in enumerate(r.ids) if t in ends), len(r.ids))
         logs = [math.log(max(p, 1e-30)) for p in r.chances[:length]]
-        confidence = sum(logs) / length if length else 0.0
+        confidence = round(sum(logs) / length, 3) if length else 0.0  # kernels differ by batch far below that
         path = tuple(self.text(ids) for ids in r.path)
         return Completion(
             self.text(r.ids), tuple(r.ids), r.forwards, r.tokens, r.ended, length, confidence,
