@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from triaxis.models.planner import Written
 from triaxis.plans import read
-from triaxis.plans.sources import Maker
+from triaxis.plans.sources import MAKER, Maker, Plan
 from triaxis.store import PlanRow, Store, identity
-from triaxis.tasks.base import Item
+from triaxis.tasks.base import Item, Task
 from triaxis.tasks.grading import canonical
+
+PART = 64  # plans made between two appends; a planner's own batch
 
 
 def plan_id(maker: Maker, source: str, item: Item) -> str:
@@ -18,18 +20,29 @@ def plan_id(maker: Maker, source: str, item: Item) -> str:
     return identity({"item": item.id, "source": maker.identity(source), "seed": maker.seed})
 
 
+def planner_plan_id(task: Task, planner: str, planner_identity: str, seed: int, item: str) -> str:
+    """`plan_id` of a planner's own plan, "true:NAME", for whoever knows the planner's identity but has not loaded it."""
+    source = f"true:{planner}"
+    known = "|".join([MAKER, source, task.name, task.revision, planner_identity])
+    return identity({"item": item, "source": known, "seed": seed})
+
+
 def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, str], PlanRow]:
-    """Make what is missing and return all plans of the sources by (source, item id)."""
+    """Make what is missing and return all plans of the sources by (source, item id).
+
+    Plans are appended part by part, so that an interruption costs one part and never a plan that was paid for.
+    """
     present = store.plans()
     bank: dict[tuple[str, str], PlanRow] = {}
     for source in sources:
         ids = {item.id: plan_id(maker, source, item) for item in maker.items}
         missing = [item for item in maker.items if ids[item.id] not in present]
-        if missing:
-            made = maker.make(source, missing)
+        for start in range(0, len(missing), PART):
+            part = missing[start : start + PART]
+            made = maker.make(source, part)
             rows = [
-                PlanRow(ids[i.id], i.id, source, maker.seed, w.text, w.tokens, w.truncated, detail(w.text, i))
-                for i, w in zip(missing, made, strict=True)
+                PlanRow(ids[i.id], i.id, source, maker.seed, p.text, p.tokens, p.truncated, detail(p, i))
+                for i, p in zip(part, made, strict=True)
             ]
             store.append(rows)
             present |= {r.id: r for r in rows}
@@ -39,17 +52,27 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
     return bank
 
 
-def detail(text: str, item: Item) -> str:
-    """What the estimates need to know of a plan, so that they need neither tasks nor parsers.
+def detail(plan: Plan, item: Item) -> str:
+    """What the estimates need to know of a plan, so that they need neither tasks nor parsers, as JSON.
 
-    Answers are spelled as grades spell them, so that the estimates can compare them as text.
+    implied: the answer it implies, None where none can be read. steps_right: whether its calculations are the gold
+    ones; None where no gold steps are known, or the gold plan itself cannot be read in full. leaks: it states the
+    right answer, in digits or in words. gold: the right answer. unchanged: true, and only there, for an edit that
+    could not change its plan. Answers are spelled as grades spell them, so that they can be compared as text.
     """
-    implied = read.implied_answer(text)
+    implied = read.implied_answer(plan.text) if plan.implied is None else plan.implied
     return json.dumps(
         {
             "implied": None if implied is None else canonical(implied),
-            "steps_right": read.follows(text, item.steps),
-            "leaks": read.leaks(text, item.answer),
+            "steps_right": steps_right(plan.text, item),
+            "leaks": read.leaks(plan.text, item.answer),
             "gold": canonical(item.answer),
+            **({"unchanged": True} if plan.unchanged else {}),
         }
     )
+
+
+def steps_right(text: str, item: Item) -> bool | None:
+    """Whether the plan's calculations are the item's; None where even the gold plan cannot be read as them."""
+    gold = read.gold_plan(item)
+    return None if gold and not read.follows(gold, item.steps) else read.follows(text, item.steps)

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from triaxis.errors import UserError, suggest
 from triaxis.models.planner import Written
 from triaxis.plans import read
+from triaxis.tasks import load_task
 from triaxis.tasks.base import Item, Task
 
 FORMAT = 1
@@ -74,7 +75,7 @@ class Bank:
     @cached_property
     def body(self) -> bytes:
         """The bytes of all row lines, over which the checksum is made."""
-        return "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in self.rows).encode()
+        return b"".join(map(row_line, self.rows))
 
     @cached_property
     def sha256(self) -> str:
@@ -84,6 +85,11 @@ class Bank:
     def plans(self) -> Mapping[str, BankRow]:
         """The rows by item id."""
         return {r.item: r for r in self.rows}
+
+
+def row_line(row: BankRow) -> bytes:
+    """The line of one row."""
+    return (json.dumps(asdict(row), ensure_ascii=False) + "\n").encode()
 
 
 def bank_row(item: Item, plan: Written) -> BankRow:
@@ -126,14 +132,7 @@ def read_bank(path: Path) -> Bank:
         raise UserError(f"{path}:1: this is no bank of format {FORMAT}; its first line must be a manifest")
     count, checksum = head.pop("items", None), head.pop("sha256", None)
     manifest = _made(path, 1, Manifest, head)
-    rows: list[BankRow] = []
-    line_of: dict[str, int] = {}
-    for at, line in enumerate(lines[1:], 2):
-        row = _made(path, at, BankRow, _object(path, at, line))
-        if row.item in line_of:
-            raise UserError(f"{path}:{at}: item {row.item!r} stands on line {line_of[row.item]} already; keep one plan")
-        line_of[row.item] = at
-        rows.append(row)
+    rows = _rows(path, lines)
     if count != len(rows):
         raise UserError(f"{path}:1: the manifest promises {count} plans, there are {len(rows)}; get the file again")
     found = hashlib.sha256(b"".join(line + b"\n" for line in lines[1:])).hexdigest()
@@ -143,6 +142,24 @@ def read_bank(path: Path) -> Bank:
             "was changed; get the file again, or export it anew"
         )
     return Bank(manifest, rows, path)
+
+
+def read_rows(path: Path, lines: Sequence[bytes]) -> tuple[Manifest, list[BankRow]]:
+    """The manifest and rows of an unfinished bank, whose manifest promises neither a count nor a checksum."""
+    return _made(path, 1, Manifest, _object(path, 1, lines[0])), _rows(path, lines)
+
+
+def _rows(path: Path, lines: Sequence[bytes]) -> list[BankRow]:
+    """The rows below a manifest. UserError with the line of the first that is none, or whose item was there already."""
+    rows: list[BankRow] = []
+    line_of: dict[str, int] = {}
+    for at, line in enumerate(lines[1:], 2):
+        row = _made(path, at, BankRow, _object(path, at, line))
+        if row.item in line_of:
+            raise UserError(f"{path}:{at}: item {row.item!r} stands on line {line_of[row.item]} already; keep one plan")
+        line_of[row.item] = at
+        rows.append(row)
+    return rows
 
 
 def check_bank(bank: Bank, task: Task) -> None:
@@ -215,6 +232,15 @@ class BankPlanner:
                 "use fewer items, or a bank that holds them"
             )
         return [Written(held[i.id].text, held[i.id].tokens, held[i.id].truncated) for i in items]
+
+    def write(self, questions: Sequence[str]) -> list[Written]:
+        """One stored plan a question, in order, for whoever asks a planner; the questions must be the task's."""
+        task = load_task(self.bank.manifest.task)
+        by_question = {item.question: item for item in task.items(split=self.bank.manifest.split)}
+        strange = next((q for q in questions if q not in by_question), None)
+        if strange is not None:
+            raise UserError(f"bank {self.name!r} has no plan for a question that is not its task's: {strange[:40]!r}")
+        return self.plans([by_question[q] for q in questions], task)
 
 
 def open_bank(spec: str) -> BankPlanner:

@@ -132,6 +132,16 @@ def _piece(p: re.Match[str]) -> str:
     return OPS[op[0]] + plain(p["number"])
 
 
+def operators(plan: str, step: Step) -> list[tuple[int, int]]:
+    """Where the operators of a step stand in the plan it was read from, in order: "+", "divided by"."""
+    found = []
+    for p in _PIECE.finditer(plan, *step.at):
+        op = _LAST_OP.search(p["op"].rstrip()) if p["op"] else None
+        if op is not None:
+            found.append((p.start("op") + op.start(), p.start("op") + op.end()))
+    return found
+
+
 def implied_answer(plan: str) -> str | None:
     """The value of the plan's last calculation, or None if it has none."""
     found = steps(plan)
