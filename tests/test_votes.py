@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +19,10 @@ from triaxis.estimate import votes
 from triaxis.estimate.quorum import Stop, flip_chance
 from triaxis.estimate.rerank import gap_closure, rerank
 from triaxis.estimate.votes import Ballots, elect
+from triaxis.sampling.noise import stream_key
+from triaxis.sampling.schedule import Decode
+from triaxis.sampling.vote import quorum_vote
+from triaxis.tasks import load_task
 
 SYMBOLS = ["", "a", "b", "c", "d"]
 GOOD = {"a", "b"}
@@ -355,11 +362,11 @@ def test_ece_against_its_definition(rows, stated):
     for i, row in enumerate(rows):
         top = max(Counter(a for a in row if a).values(), default=0)
         said = (v.margin[i] if stated == "margin" else top) / k
-        groups.setdefault(round(float(said), 9), []).append(v.score[i])
-    ece = sum(abs(sum(g) - said * len(g)) for said, g in groups.items()) / len(rows)
+        groups.setdefault(Fraction(said).limit_denominator(99), []).append(v.score[i])
+    ece = sum(abs(sum(g) - float(said) * len(g)) for said, g in groups.items()) / len(rows)
     assert c.ece.value == pytest.approx(ece)
     assert [lv.n for lv in c.levels] == [len(groups[s]) for s in sorted(groups)]
-    assert [lv.stated for lv in c.levels] == pytest.approx(sorted(groups))
+    assert [lv.stated for lv in c.levels] == pytest.approx([float(s) for s in sorted(groups)])
     assert all(0 <= lv.low <= lv.right + 1e-12 and lv.right <= lv.high + 1e-12 for lv in c.levels)
     assert 0 <= c.ece.low <= c.ece.high <= 1
 
@@ -377,3 +384,102 @@ def test_a_calibrated_vote_is_at_chance_and_an_overconfident_one_is_not():
     wrong = dv.margin_calibration(rows, np.zeros((2000, 5)))
     assert wrong.ece.value == pytest.approx(np.mean(tops / 5))
     assert wrong.ece.low > 0.7
+
+
+# ---------------------------------------------------------------- sampling in waves
+
+
+class Script:
+    """An executor whose branch b of item i says what `said` holds; a key is 100 * item + branch."""
+
+    def __init__(self, said):
+        self.said, self.waves = said, []
+
+    def complete(self, prompts, keys, decode, done):
+        self.waves.append(list(keys))
+        places = list(range(len(keys)))[::-1]  # batches may come in any order
+        for start in range(0, len(places), 3):
+            part = places[start : start + 3]
+            done(part, [Said(self.said[keys[p] // 100][keys[p] % 100], 10 + keys[p] % 100) for p in part])
+
+
+class Said(NamedTuple):
+    text: str
+    forwards: int
+
+
+DRAWS = Decode(gen_length=8, block_length=8, steps=8, temperature=0.7)
+
+
+def run_script(said, **settings):
+    k = len(said[0])
+    executor = Script(said)
+    keys = [[100 * i + b for i in range(len(said))] for b in range(k)]
+    prompts = [[1]] * len(said)
+    run = quorum_vote(executor, prompts, keys, DRAWS, lambda place, text: text.strip("?"), k, **settings)
+    return run, executor
+
+
+@given(rows_of, st.sampled_from(["first", "uniform"]), st.sampled_from(["exact", "likely"]))
+@settings(max_examples=80, deadline=None)
+def test_waves_do_what_the_replay_says(rows, tie, rule):
+    run, _ = run_script(rows, tie=tie, rule=rule, p=0.9)
+    k = len(rows[0])
+    replay = votes.quorum(ballots(rows), rule=rule, p=0.9, tie=tie, forwards=[[10 + b for b in range(k)]] * len(rows))
+    first = run.stop.earliest()
+    assert [max(u, first) for u in replay.used.tolist()] == [i.used for i in run.items]
+    assert [i.winner for i in run.items] == list(replay.vote.winner)
+    assert [i.forwards for i in run.items] == [sum(10 + b for b in range(i.used)) for i in run.items]
+    if rule == "exact":
+        assert [i.winner for i in run.items] == list(replay.full.winner)
+
+
+def test_settled_items_are_not_sampled_again():
+    run, executor = run_script([["a", "a", "a", "c", "c"], ["c", "a", "c", "?", "c"], ["?", "?", "?", "?", "?"]])
+    assert [len(w) for w in executor.waves] == [9, 2, 1]
+    assert sorted(executor.waves[1]) == [103, 203]
+    assert executor.waves[2] == [204]
+    assert [(i.winner, i.used) for i in run.items] == [("a", 3), ("c", 4), ("", 5)]
+    assert run.items[1].answers == ("c", "a", "c", "")
+    assert run.forwards == 33 + 46 + 60
+    assert run.items[0].forwards_saved == 22.0
+    assert run.saved == pytest.approx((22 + 11.5) / (22 + 11.5 + 139))
+    assert not run.approximate
+
+
+def test_a_quorum_refuses_what_it_cannot_do():
+    with pytest.raises(UserError, match="tie rule 'shortest' cannot be kept"):
+        run_script([["a", "a"]], tie="shortest")
+    with pytest.raises(UserError, match="give k=3 lists of 1 keys"):
+        quorum_vote(Script([]), [[1]], [[0]], DRAWS, lambda i, t: t, 3)
+    greedy = Decode(gen_length=8, block_length=8, steps=8)
+    with pytest.raises(UserError, match="raise temperature"):
+        quorum_vote(Script([]), [[1]], [[0], [1]], greedy, lambda i, t: t, 2)
+
+
+@pytest.mark.slow
+def test_on_tiny_a_quorum_of_500_items_keeps_every_winner_and_saves_a_fifth(tiny):
+    task = load_task("gradeschool")
+    items = task.items(500, seed=0)
+    prompts = [tiny.prompt_ids(i.question) for i in items]
+    decode = replace(tiny.default_decode(), temperature=0.7)
+    keys = [[stream_key(0, i.id, b) for i in items] for b in range(5)]
+
+    def read(place, text):
+        return task.grade(text, items[place]).answer
+
+    run = quorum_vote(tiny, prompts, keys, decode, read, 5)
+    said, cost = [[""] * 5 for _ in items], [[0] * 5 for _ in items]
+
+    def done(places, completions):
+        for place, c in zip(places, completions, strict=True):
+            branch, item = divmod(place, 500)
+            said[item][branch], cost[item][branch] = read(item, c.text), c.forwards
+
+    tiny.complete(prompts * 5, [key for branch in keys for key in branch], decode, done)
+    full = [winners(row)[:1] or [""] for row in said]
+    assert [[i.winner] for i in run.items] == full
+    total = sum(map(sum, cost))
+    print(f"\nquorum, 500 items, k=5: {1 - run.forwards / total:.3f} of {total} forwards saved, told {run.saved:.3f}")
+    assert 1 - run.forwards / total >= 0.2
+    assert run.saved == pytest.approx(1 - run.forwards / total, abs=0.02)

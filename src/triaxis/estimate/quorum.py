@@ -71,6 +71,12 @@ def _tally(seen: Iterable[str]) -> dict[str, int]:
     return votes
 
 
+def leaders(seen: Iterable[str]) -> tuple[str, ...]:
+    """The readable answers with the most votes, in order of appearance; () where none is readable."""
+    votes = _tally(seen)
+    return tuple(a for a, v in votes.items() if v == max(votes.values()))
+
+
 def _fixed(seen: Sequence[str], left: int, first: bool) -> bool:
     """Whether no `left` further answers can change the winner."""
     votes = _tally(seen)
