@@ -350,6 +350,7 @@ def test_several_seeds_everywhere() -> None:
     means = [sum(w.score(n)) / N for n in ["none", *names]]
     assert found["brittleness"]["spread"]["value"] == pytest.approx(max(means) - min(means))
     greedy = found["diversity"]["effects"][-1]
+    assert greedy["name"] == "vote minus none"  # sampled: not greedy
     assert greedy["value"] == pytest.approx(np.mean(vote_scores(w, "vote")) - sum(w.score("none")) / N)
     assert all(line["n"] == N for line in axes.condition_rows(t))
     assert list(axes.warnings(t, axes.condition_rows(t), found))

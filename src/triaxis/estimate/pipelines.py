@@ -1,0 +1,93 @@
+"""Whole pipelines: hybrid chains against what they are to beat, and AR models alone at matched cost.
+
+A condition with branches counts by its vote. Costs are tokens that forward passes read, stages included; models of
+different size read a token at different cost, which is not weighed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from triaxis.estimate import diversity
+from triaxis.estimate.arms import MARGIN, Floats, Table, interval
+from triaxis.estimate.paired import Estimate, finish, paired
+
+
+def pipelines(t: Table) -> dict[str, Any] | None:
+    """Every pipeline against the condition its card names, and the executor's arms against AR models at matched
+    branches and at matched tokens. Holm over all of them. None where no pipeline was run."""
+    names = t.role("pipeline")
+    if not names:
+        return None
+    plain = [(n, str(t.conditions[n]["against"])) for n in names]
+    first = [paired(t.outcome(a), t.outcome(b), name=f"{a} vs {b}") for a, b in plain]
+    matched = [*_at_branches(t), *_at_tokens(t)]
+    done = finish([*first, *(e for e, _ in matched)], margin=MARGIN)
+    return {
+        "effects": [
+            {**e.effect(), "condition": a, "against": b} for e, (a, b) in zip(done[: len(plain)], plain, strict=True)
+        ],
+        "matched": [
+            {**e.effect(), **about} for e, (_, about) in zip(done[len(plain) :], matched, strict=True)
+        ],
+        "arms": [_arm(t, n) for n in dict.fromkeys([t.baseline, *t.role("diversity"), *names])],
+    }  # fmt: skip
+
+
+def _arm(t: Table, name: str) -> dict[str, Any]:
+    outcome = t.outcome(name)
+    low, high = interval(outcome)
+    return {
+        "condition": name, "branches": t.branches(name), "accuracy": float(outcome.mean()), "low": low, "high": high,
+        "tokens": float(t.tokens(name).mean()),
+    }  # fmt: skip
+
+
+def _alone(t: Table) -> list[str]:
+    """AR models that answer by themselves: they complete the question without any plan or draft."""
+    return [n for n in t.role("pipeline") if t.conditions[n]["writer"] and not t.conditions[n]["plan"]]
+
+
+Matched = tuple[Estimate, dict[str, Any]]
+
+
+def _at_branches(t: Table) -> Iterator[Matched]:
+    """The executor against an AR model that answers alone, at as many branches."""
+    for ar in _alone(t):
+        for arm in (t.baseline, *t.role("diversity")):
+            if not t.conditions[arm]["writer"] and t.branches(arm) == t.branches(ar):
+                e = paired(t.outcome(arm), t.outcome(ar), name=f"{arm} vs {ar}")
+                yield e, _about(t, arm, ar, "branches", t.branches(ar))
+
+
+def _at_tokens(t: Table) -> Iterator[Matched]:
+    """Every arm that uses the executor against AR self-consistency with as many branches as the arm's tokens pay for.
+
+    Only where at least one AR branch can be paid and all the branches it has are not too few.
+    """
+    arms = [n for n in (t.baseline, *t.role("diversity"), *t.role("pipeline")) if n not in _alone(t)]
+    for ar in (n for n in _alone(t) if t.branches(n) > 1):
+        each = float(t.tokens(ar).mean()) / t.branches(ar)
+        for arm in arms:
+            k = int(float(t.tokens(arm).mean()) // each) if each else 0
+            if 1 <= k <= t.branches(ar):
+                e = paired(t.outcome(arm), _majority(t, ar, k), name=f"{arm} vs {ar}, {k} branches")
+                yield e, _about(t, arm, ar, "tokens", k)
+
+
+def _about(t: Table, arm: str, ar: str, by: str, k: int) -> dict[str, Any]:
+    spent = float(t.tokens(ar).mean()) * k / t.branches(ar)
+    return {
+        "condition": arm, "against": ar, "matched": by, "branches": k, "tokens": float(t.tokens(arm).mean()),
+        "tokens_against": spent,
+    }  # fmt: skip
+
+
+def _majority(t: Table, name: str, k: int) -> Floats:
+    """(items,): expected vote of k of the branches, over all choices of k and over seeds."""
+    answers, right = t.answers(name), t.right(name)
+    curves = [diversity.maj_at_k([row[s] for row in answers], right[:, s], k).score for s in t.by_seed(name)]
+    return np.asarray(np.clip(np.mean(curves, axis=0), 0.0, 1.0), dtype=float)
