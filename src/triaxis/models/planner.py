@@ -1,77 +1,378 @@
-"""AR planners: a causal language model that writes a plan for a question.
+"""AR planners: a language model that writes a plan for a question, or completes any prompt.
 
-Runs any Llama-style Hugging Face checkpoint folder (safetensors, no remote code) through transformers;
-batched, left-padded, greedy.
+A planner is named by a spec: a shipped name or a folder (any Hugging Face causal language model: safetensors, no
+remote code), "openai:MODEL@http://host:port/v1" (`endpoint.py`), "gguf:FILE" (`gguf.py`). "self" and "file:" stand
+above this module, in plans/. What is common to all kinds is here: settings, identity, random streams, shared work.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from triaxis.errors import UserError
+from triaxis.errors import UserError, lookup, override
 from triaxis.models.folder import find_folder, fingerprint, open_tokenizer, read_config, weight_files
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# asks an instruction-tuned model for a plan; the tiny planners know nothing but plans and are asked the bare question
+PLAN_PROMPT = (
+    "Write a short plan for solving this problem: at most three steps, each with its calculation. "
+    "Do not solve it and do not write the final answer.\n\nProblem: {question}"
+)
 
 
 class Written(NamedTuple):
-    """A plan as written: its text, its length in the planner's tokens, and whether the budget cut it."""
+    """A plan as written, and what it cost.
+
+    tokens: its length in the planner's tokens, as the planner counts them. truncated: the budget cut it.
+    forwards: passes of the planner's network (one a token). forward_tokens: tokens those passes read, prompt included.
+    requests: requests sent to an endpoint for it, repeated ones included. Zero where a source does not know them.
+    Texts that were the same work, done once, each count it whole.
+    """
 
     text: str
     tokens: int
     truncated: bool
+    forwards: int = 0
+    forward_tokens: int = 0
+    requests: int = 0
+
+
+Done = Callable[[list[int], list[Written]], None]  # (places in the list of questions, their plans), after each batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How a planner writes. Part of its identity.
+
+    budget: new tokens at most. temperature: 0 is greedy. seed: with the question it names a random stream; unused at
+    temperature 0. stop: strings that end a plan and are not part of it. system: a system message, empty for none.
+    prompt: the user message, with {question} in it. version: changes the identity when nothing here shows a change.
+    """
+
+    budget: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    system: str = ""
+    prompt: str = "{question}"
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        whole = {"budget": (self.budget, 1), "seed": (self.seed, 0)}
+        for name, (value, least) in whole.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"{name}={value!r} of a planner is not sensible; give a whole number from {least} up")
+        heat = self.temperature
+        if isinstance(heat, bool) or not isinstance(heat, int | float) or not (0 <= heat < math.inf):
+            raise UserError(f"temperature={heat!r} of a planner is not sensible; give a number from 0 up")
+        if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
+            raise UserError(f"stop={self.stop!r} of a planner is not sensible; give a tuple of non-empty strings")
+        for name, text in {"system": self.system, "prompt": self.prompt, "version": self.version}.items():
+            if not isinstance(text, str):
+                raise UserError(f"{name}={text!r} of a planner is not text")
+        if self.prompt.count("{question}") != 1:
+            raise UserError(f"prompt={self.prompt!r} of a planner must hold {{question}} once, where the problem goes")
+
+    def user(self, question: str) -> str:
+        """The user message for one question."""
+        return self.prompt.replace("{question}", question)  # not format: questions hold braces
+
+    def plain(self, prompt: str) -> str:
+        """System message and prompt as one text, for models that know no turns."""
+        return f"{self.system}\n\n{prompt}" if self.system else prompt
+
+    @property
+    def identity(self) -> str:
+        """Short, readable, and different for every setting that can change a plan."""
+        told = replace(self, temperature=float(self.temperature), seed=self.seed if self.temperature else 0)
+        digest = hashlib.sha256(json.dumps(asdict(told), sort_keys=True).encode()).hexdigest()[:8]
+        heat = f"T{self.temperature:g}" if self.temperature else "greedy"
+        return f"{heat}/{self.budget}/v{self.version}/{digest}"
+
+    def cut(self, text: str) -> str:
+        """Text up to the first stop string."""
+        return text[: min((p for p in map(text.find, self.stop) if p >= 0), default=len(text))]
+
+
+class Planner(Protocol):
+    """What a study needs of a planner."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters; None where it is not known, and then the planner is left out of effects by size."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Names everything that can change its plans."""
+        ...
+
+    def write(self, questions: Sequence[str]) -> list[Written]:
+        """One plan a question, in order."""
+        ...
+
+
+def stream_key(*parts: object) -> int:
+    """A 63-bit key from what names a random stream, such as (seed, question)."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def uniform(key: int, step: int) -> float:
+    """The draw in [0, 1) of one stream at one step. A hash, so that it depends on nothing else, torch included."""
+    digest = hashlib.sha256(f"{key}/{step}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53
 
 
 @dataclass(frozen=True)
-class Planner:
-    """A loaded planner. `identity` names everything that can change its plans."""
+class Writer(ABC):
+    """A planner that runs a model, of whatever kind, and can complete any prompt with it.
+
+    model_id names everything about the model that can change its text; the settings are added to it.
+    """
 
     name: str
-    parameters: int
-    identity: str
-    budget: int  # new tokens at most
+    parameters: int | None
+    model_id: str
+    writing: Writing
+
+    @property
+    def identity(self) -> str:
+        return self.identified(self.writing)
+
+    @property
+    def budget(self) -> int:
+        return self.writing.budget
+
+    def using(self, **changes: object) -> Self:
+        """The same model under changed settings, such as budget=100."""
+        return replace(self, writing=override(self.writing, changes))
+
+    def identified(self, writing: Writing) -> str:
+        """The identity of what it completes under other settings."""
+        return f"{self.model_id}/{writing.identity}"
+
+    def write(self, questions: Sequence[str], done: Done | None = None) -> list[Written]:
+        """One plan a question, in order; `done(places, plans)` is called with each batch as it comes.
+
+        A plan depends on its question and the settings, not on its batch or order. UserError where a question and
+        the budget exceed the model's context, or an endpoint gives no usable answer; what `done` had is then safe.
+        """
+        keys = [stream_key(self.writing.seed, q) for q in questions]
+        return self.complete([self.writing.user(q) for q in questions], keys, done=done)
+
+    def complete(
+        self, prompts: Sequence[str], keys: Sequence[int] | None = None, *,
+        writing: Writing | None = None, done: Done | None = None,
+    ) -> list[Written]:  # fmt: skip
+        """Complete user messages as they are (`Writing.prompt` is not applied), in order.
+
+        keys: one random stream a prompt (see `stream_key`); by default that of the seed and the prompt. Unused at
+        temperature 0. writing: settings of this call; by default the planner's own.
+        """
+        writing = writing or self.writing
+        streams = [stream_key(writing.seed, p) for p in prompts] if keys is None else keys
+        if len(streams) != len(prompts):
+            raise UserError(f"{len(prompts)} prompts but {len(streams)} keys; give one key a prompt")
+        shared: dict[tuple[str, int], list[int]] = {}  # identical work is done once
+        for i, (prompt, key) in enumerate(zip(prompts, streams, strict=True)):
+            shared.setdefault((prompt, key if writing.temperature else 0), []).append(i)
+        found: dict[int, Written] = {}
+        places = list(shared.values())
+        for part, made in self._complete([p for p, _ in shared], [k for _, k in shared], writing) if shared else ():
+            batch = {i: w for k, w in zip(part, made, strict=True) for i in places[k]}
+            found |= batch
+            if done is not None:
+                done(list(batch), list(batch.values()))
+        return [found[i] for i in range(len(prompts))]
+
+    @abstractmethod
+    def _complete(
+        self, prompts: Sequence[str], keys: Sequence[int], writing: Writing
+    ) -> Iterator[tuple[list[int], list[Written]]]:
+        """(places, completions) of distinct prompts, batch by batch, in any order."""
+
+
+@dataclass(frozen=True)
+class CausalPlanner(Writer):
+    """A Hugging Face causal language model. Made by `load_planner`.
+
+    Decoding is what `Writing` says and nothing else: penalties and cut-offs of generation_config.json are not applied.
+    """
+
     ends: frozenset[int]  # ids that end a plan
     model: Any
     tokenizer: Any
+    batch: int = 64  # rows in one forward pass
 
-    def write(self, questions: Sequence[str], batch: int = 64) -> list[Written]:
-        """One greedy plan a question, in order. A row's plan does not depend on its batch mates.
+    def _complete(
+        self, prompts: Sequence[str], keys: Sequence[int], writing: Writing
+    ) -> Iterator[tuple[list[int], list[Written]]]:
+        rows = [self._encode(p, writing) for p in prompts]
+        self._check(max(map(len, rows)), writing)
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
+        for start in range(0, len(order), self.batch):
+            places = order[start : start + self.batch]
+            yield places, self._batch([rows[i] for i in places], [keys[i] for i in places], writing)
 
-        UserError where a question and the budget exceed the planner's context.
-        """
-        order = sorted(range(len(questions)), key=lambda i: (len(questions[i]), i))
-        out: list[Written | None] = [None] * len(questions)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            for i, written in zip(rows, self._write([questions[i] for i in rows]), strict=True):
-                out[i] = written
-        return [w for w in out if w is not None]
+    def _encode(self, prompt: str, writing: Writing) -> list[int]:
+        if not self.tokenizer.chat_template:
+            ids: list[int] = self.tokenizer(writing.plain(prompt))["input_ids"]
+            return ids
+        chat = [{"role": "system", "content": writing.system}] if writing.system else []
+        chat.append({"role": "user", "content": prompt})
+        from jinja2 import TemplateError
 
-    def _write(self, questions: Sequence[str]) -> list[Written]:
-        chats = [[{"role": "user", "content": q}] for q in questions]
-        texts = [self.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
-        encoded = self.tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False
-        )
-        width = encoded["input_ids"].shape[1]
+        try:
+            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except TemplateError as e:
+            raise UserError(
+                f"planner {self.name!r}: its chat template refuses the chat ({e}); leave system out"
+            ) from None
+        if prompt.strip() not in text:
+            raise UserError(f"planner {self.name!r}: its chat template drops the question; leave system out")
+        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    def _check(self, width: int, writing: Writing) -> None:
         context = getattr(self.model.config, "max_position_embeddings", None)
-        if context and width + self.budget > context:
-            over = f"a question has {width} tokens; with {self.budget} for the plan it exceeds the context of {context}"
+        if context and width + writing.budget > context:
+            over = (
+                f"a question has {width} tokens; with {writing.budget} for the plan it exceeds the context of {context}"
+            )
             raise UserError(f"planner {self.name!r}: {over}; use shorter items or another planner")
-        made = self.model.generate(**encoded, max_new_tokens=self.budget, do_sample=False)
-        return [self._read(ids) for ids in made[:, width:].tolist()]
 
-    def _read(self, ids: list[int]) -> Written:
-        stop = next((i for i, token in enumerate(ids) if token in self.ends), None)
-        text = self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
-        return Written(text, len(ids) if stop is None else stop, stop is None)
+    def _batch(self, rows: Sequence[Sequence[int]], keys: Sequence[int], writing: Writing) -> list[Written]:
+        import torch
+
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+        stops = _Stops(writing, self._text, width, len(rows))
+        made = self.model.generate(
+            input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device),
+            max_new_tokens=writing.budget, do_sample=False, eos_token_id=sorted(self.ends) or None,
+            pad_token_id=self.tokenizer.pad_token_id,
+            logits_processor=[_Draws(keys, writing.temperature, width)] if writing.temperature else [],
+            stopping_criteria=[stops] if writing.stop else [],
+        )  # fmt: skip
+        new = made[:, width:].tolist()
+        return [self._read(len(row), i, at, writing) for row, i, at in zip(rows, new, stops.at, strict=True)]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _read(self, prompt: int, ids: list[int], stopped: int | None, writing: Writing) -> Written:
+        """The plan in the new ids of one row, which go on with padding once it has ended."""
+        end = next((i for i, token in enumerate(ids[:stopped]) if token in self.ends), None)
+        tokens = end if end is not None else len(ids) if stopped is None else stopped
+        forwards = tokens + (end is not None)  # the end mark took a pass too
+        text = writing.cut(self._text(ids[:tokens])).strip()
+        truncated = end is None and stopped is None
+        return Written(text, tokens, truncated, forwards, prompt + forwards - 1)
 
 
-def load_planner(spec: str, *, budget: int = 64) -> Planner:
-    """Load a shipped planner or a folder. UserError where it is not a readable, complete causal language model."""
+class _Draws:
+    """Chooses each row's next token by inverting its distribution at that row's own draw (a logits processor)."""
+
+    def __init__(self, keys: Sequence[int], temperature: float, width: int) -> None:
+        self.keys, self.temperature, self.width = keys, temperature, width
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """scores (B, V); minus infinity everywhere but at the token drawn."""
+        import torch
+
+        step = input_ids.shape[1] - self.width
+        total_BV = (scores.double() / self.temperature).softmax(-1).cumsum(-1)
+        draws_B = torch.tensor([uniform(k, step) for k in self.keys], dtype=torch.float64, device=scores.device)
+        # the last sum is 1 only up to rounding; right=True never falls on a token of probability 0
+        chosen = torch.searchsorted(total_BV, draws_B[:, None] * total_BV[:, -1:], right=True)
+        return torch.full_like(scores, -math.inf).scatter(1, chosen.clamp(max=scores.shape[1] - 1), 0.0)
+
+
+class _Stops:
+    """Ends a row once its text holds a stop string, and keeps after how many tokens (a stopping criterion)."""
+
+    def __init__(self, writing: Writing, text: Callable[[Sequence[int]], str], width: int, rows: int) -> None:
+        self.stop, self.text, self.width = writing.stop, text, width
+        self.at: list[int | None] = [None] * rows
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        for i, ids in enumerate(input_ids[:, self.width :].tolist()):
+            if self.at[i] is None and any(s in self.text(ids) for s in self.stop):
+                self.at[i] = len(ids)
+        return torch.tensor([a is not None for a in self.at], device=input_ids.device)
+
+
+class Kind(NamedTuple):
+    """A kind of planner: how its spec is checked without loading anything, and how it is opened."""
+
+    check: Callable[[str], object]
+    open: Callable[[str, Writing], Writer]
+
+
+def _endpoint() -> Kind:
+    from triaxis.models import endpoint
+
+    return Kind(endpoint.parse, endpoint.open_endpoint)
+
+
+def _gguf() -> Kind:
+    from triaxis.models import gguf
+
+    return Kind(gguf.find_file, gguf.open_gguf)
+
+
+KINDS: Mapping[str, Callable[[], Kind]] = {"openai": _endpoint, "gguf": _gguf}
+
+
+def planner_kind(spec: str, known: Mapping[str, object] = KINDS) -> str:
+    """The prefix of a spec, "" for a shipped name or a folder. UserError for an unknown prefix."""
+    kind, colon, _ = spec.partition(":")
+    if not colon or os.path.isdir(os.path.expanduser(spec)):  # a folder may have a colon in its name
+        return ""
+    lookup("kind of planner", known, kind)
+    return kind
+
+
+def check_planner(spec: str) -> None:
+    """UserError where no planner of this module can have this spec. Loads nothing, asks no server."""
+    if kind := planner_kind(spec):
+        KINDS[kind]().check(spec)
+    else:
+        find_folder(spec, "planner")
+
+
+def load_planner(spec: str, writing: Writing | None = None, *, device: str | None = None, **changes: object) -> Writer:
+    """Open a planner by its spec (see the top of this file). UserError where it cannot be used.
+
+    writing, changes: its settings, such as budget=100. device: where a folder's network runs, "cpu" (default) or
+    "cuda"; always in fp32, because in bf16 a plan would change with its batch mates.
+    """
+    settings = override(writing or Writing(), changes)
+    if kind := planner_kind(spec):
+        return KINDS[kind]().open(spec, settings)
+    return _load_folder(spec, settings, device)
+
+
+def _load_folder(spec: str, writing: Writing, device: str | None) -> CausalPlanner:
     folder: Path = find_folder(spec, "planner")
     read_config(folder)
     shapes = _shapes(weight_files(folder))  # refuses pickles and broken files before transformers sees the folder
@@ -91,9 +392,26 @@ def load_planner(spec: str, *, budget: int = 64) -> Planner:
         reason = " ".join(f"{type(e).__name__}: {e}".split())
         raise UserError(f"planner {spec!r} cannot be used: {reason[:300]}") from None
     parameters = sum(p.numel() for p in model.parameters())
+    ends = _plain_decoding(model)
+    where = "cpu"
+    if device is not None:
+        from triaxis.models.load import find_device
+
+        where = find_device(device).type
+        model.to(device)
+    turns = "chat" if tokenizer.chat_template else "plain"
+    return CausalPlanner(
+        spec, parameters, f"{fingerprint(folder)}/{turns}/fp32-{where}", writing, ends, model, tokenizer
+    )
+
+
+def _plain_decoding(model: Any) -> frozenset[int]:
+    """The ids that end a text; everything else that generation_config.json asks for is taken out of the model."""
+    from transformers import GenerationConfig
+
     found = model.generation_config.eos_token_id
-    ends = frozenset([] if found is None else [found] if isinstance(found, int) else found)
-    return Planner(spec, parameters, f"{fingerprint(folder)}/greedy/{budget}", budget, ends, model, tokenizer)
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    return frozenset([] if found is None else [found] if isinstance(found, int) else found)
 
 
 def _shapes(paths: Sequence[Path]) -> list[tuple[int, ...]]:
@@ -141,9 +459,12 @@ def _open(folder: Path, shapes: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
         if names := sorted(str(key) for key in info[f"{what}_keys"]):
             raise ValueError(f"{len(names)} tensors are {what}, such as {names[0]}")
     tokenizer = AutoTokenizer.from_pretrained(str(folder), padding_side="left", **options)
-    if not tokenizer.chat_template:
-        raise ValueError("its tokenizer has no chat template; give an instruction-tuned model")
+    if not tokenizer.chat_template and not (folder / "tokenizer_config.json").is_file():
+        # a base model says that it has no turns by a tokenizer_config.json without them; here a file may be missing
+        raise ValueError("no tokenizer_config.json and no chat template; give an instruction-tuned model")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ValueError("its tokenizer has neither a padding nor an end token")
     return model.eval(), tokenizer
 
 
