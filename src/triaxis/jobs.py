@@ -68,6 +68,14 @@ class Arms:
     def executor_identity(self) -> str:
         return identity({k: v for k, v in executor_card(self.executor).items() if k != "name"})
 
+    @cached_property
+    def adapter_cards(self) -> dict[str, list[dict[str, Any]]]:
+        """Every adapter schedule of the table as plain data, with the fingerprints of its files."""
+        from triaxis.models.adapters import Schedule
+
+        specs = dict.fromkeys(c.adapter for c in self.table if c.adapter and not c.writer)
+        return {spec: Schedule.parse(spec).card() for spec in specs}
+
     def model_identity(self, condition: Condition) -> str:
         """Names everything of the completing model that can change a row."""
         return self.maker.planners[condition.writer]().identity if condition.writer else self.executor_identity
@@ -110,7 +118,7 @@ def jobs(arms: Arms, condition: Condition, bank: Bank) -> Iterator[Job]:
 
     decodes = [arms.decode(condition, b) for b in range(condition.branches)]
     scaffolds = [_scaffold(condition, b) for b in range(condition.branches)]
-    common = {
+    common: dict[str, Any] = {
         "condition": condition.name,
         "task": arms.task.revision,
         "executor": arms.model_identity(condition),
@@ -118,6 +126,8 @@ def jobs(arms: Arms, condition: Condition, bank: Bank) -> Iterator[Job]:
     }
     if condition.watch:
         common["watch"] = "path"
+    if condition.adapter and not condition.writer:
+        common["adapter"] = arms.adapter_cards[condition.adapter]
     cards = [{**common, "decode": d.card()} for d in decodes]
     for item in arms.items:
         plan = bank[condition.plan, item.id] if condition.plan else None
@@ -221,16 +231,17 @@ class _Clock:
 
 def _complete(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int], None]) -> None:
     """Rows of the executor: one pass over all jobs of one protocol, so that identical work is done once."""
-    groups: dict[tuple[Decode, bool], list[Job]] = {}
+    groups: dict[tuple[Decode, bool, str], list[Job]] = {}  # one adapter schedule a batch is the quicker way
     for job in missing:
-        groups.setdefault((job.decode, job.condition.watch), []).append(job)
-    for (decode, watch), group in groups.items():
+        groups.setdefault((job.decode, job.condition.watch, job.condition.adapter), []).append(job)
+    for (decode, watch, adapter), group in groups.items():
 
         def append(places: list[int], made: list[Completion], group: list[Job] = group) -> None:
             store.append(_completed(group[i].row, c) for i, c in zip(places, made, strict=True))
             note(len(places))
 
-        arms.executor.complete([j.ids for j in group], [j.key for j in group], decode, append, watch=watch)
+        executor = arms.executor.with_adapters(adapter) if adapter else arms.executor
+        executor.complete([j.ids for j in group], [j.key for j in group], decode, append, watch=watch)
 
 
 def _completed(row: Row, c: Completion) -> Row:

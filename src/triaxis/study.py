@@ -46,7 +46,8 @@ class Study:
     preset: a shipped table of conditions or a TOML file of one's own. conditions: names from it; empty means every
     one the task has plans for. decode: changes to the executor family's default protocol. seeds: the first one also
     chooses the items; arms at temperature 0 run under the first seed only, because seeds at temperature 0 are not
-    replicates. stop_when: "resolved" ends the study once every main contrast is (anytime-valid e-values).
+    replicates. stop_when: "resolved" ends the study once every main contrast is (anytime-valid e-values). adapter: an
+    adapter schedule for every arm of the executor that names none itself.
     """
 
     executor: str = "tiny"
@@ -60,6 +61,7 @@ class Study:
     device: str | None = None
     preset: str = "quick"
     stop_when: str = ""
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         if not all(isinstance(x, int) for x in (self.n, *self.seeds)):
@@ -76,6 +78,8 @@ class Study:
     def table(self) -> tuple[Condition, ...]:
         """The conditions this study asks for."""
         known = load_preset(self.preset).conditions(self.planners)
+        if self.adapter:
+            known = tuple(c if c.adapter or c.writer else replace(c, adapter=self.adapter) for c in known)
         return select(known, self.conditions) if self.conditions else known
 
     def spec(self) -> dict[str, Any]:
@@ -206,9 +210,19 @@ def sources(study: Study, protocol: Mapping[str, Any]) -> str:
             "spec": study.spec(),
             "files": [fingerprint(folder) for folder in (find_folder(study.executor, "executor"), *folders)],
             "task": load_task(study.task).revision,
+            "adapters": _adapters(study),
             "versions": [versions(), ENGINE, GRADER],
         }
     )
+
+
+def _adapters(study: Study) -> dict[str, Any]:
+    specs = dict.fromkeys(c.adapter for c in study.table() if c.adapter)
+    if not specs:
+        return {}
+    from triaxis.models.adapters import Schedule  # torch: only where there is an adapter
+
+    return {spec: Schedule.parse(spec).card() for spec in specs}
 
 
 def versions() -> dict[str, str]:
@@ -257,6 +271,8 @@ def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
     from triaxis.sampling.schedule import ENGINE
 
     executor = load_executor(study.executor, dtype=study.dtype, device=study.device)
+    for spec in dict.fromkeys(c.adapter for c in table if c.adapter):
+        executor.with_adapters(spec)  # one that does not fit is refused before anything is written
     decode = override(executor.default_decode(), {**load_preset(study.preset).decode, **study.decode})
     maker = Maker(task, items, executor, planners, study.seeds[0])
     if not study.conditions:  # what the user names is never left out: it is refused
@@ -307,6 +323,8 @@ def protocol_card(s: OpenStudy) -> dict[str, Any]:
         "n": s.study.n,
         "items_hash": identity({"items": [i.id for i in s.items]}),
     }
+    if arms.adapter_cards:  # an adapter trained anew at the same place is another study
+        whole["adapters"] = {spec: identity({"schedule": card}) for spec, card in arms.adapter_cards.items()}
     return {
         "protocol_hash": identity(protocol),
         "study_hash": identity(whole),
@@ -329,7 +347,8 @@ def bind(store: Store, s: OpenStudy, out: Path) -> None:
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first thing in which two protocol cards differ, in words."""
-    for key in ("n", "seeds", "task", "executor", "decode", "planners", "conditions", "engine", "items_hash"):
+    keys = "n", "seeds", "task", "executor", "decode", "planners", "conditions", "adapters", "engine", "items_hash"
+    for key in keys:
         was, here, what = before.get(key), now.get(key), key
         while was != here:
             if isinstance(was, list) and isinstance(here, list) and all(isinstance(x, dict) for x in was + here):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from triaxis.errors import UserError
+from triaxis.models.adapters import Mounted, Schedule, conductor, mount, read_adapter
 from triaxis.models.folder import open_tokenizer
 from triaxis.models.load import Checkpoint, load_checkpoint
 from triaxis.sampling.denoise import Denoised, denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
 
-Work = tuple[tuple[int, ...], int]  # a prompt and its stream key, 0 where nothing is drawn
+Work = tuple[tuple[int, ...], int, str]  # a prompt, its stream key (0 where nothing is drawn), its adapter schedule
 
 
 class Completion(NamedTuple):
@@ -40,6 +41,8 @@ class Executor:
 
     checkpoint: Checkpoint
     batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 2,048 on a CPU, 65,536 on a GPU
+    adapters: Mounted | None = None
+    schedule: str = ""  # the adapter schedule of every prompt that does not bring its own
 
     @property
     def name(self) -> str:
@@ -66,6 +69,22 @@ class Executor:
             named = (self.tokenizer.token_to_id(t) for t in self.checkpoint.family.ends)
             ids += [i for i in named if i is not None and i not in ids]
         return tuple(ids)
+
+    def with_adapters(self, schedule: str, *others: str) -> Executor:
+        """This executor with adapters on as `schedule` says (see models/adapters.py); "" is the base alone.
+
+        others: schedules that single prompts may ask for (`adapters=` of `complete` and `denoise`). The base network is
+        shared and never written. UserError for a schedule or an adapter that does not fit.
+        """
+        specs = (schedule, *others)
+        names = tuple(dict.fromkeys(n for s in specs for n in Schedule.parse(s).names))
+        base = self.adapters.base if self.adapters else self.checkpoint.network
+        if not names:
+            return replace(self, checkpoint=replace(self.checkpoint, network=base), adapters=None, schedule="")
+        mounted = mount(base, [read_adapter(n) for n in names], f"executor {self.name!r}")
+        return replace(
+            self, checkpoint=replace(self.checkpoint, network=mounted.network), adapters=mounted, schedule=schedule
+        )
 
     def default_decode(self) -> Decode:
         """The family's default protocol."""
@@ -118,16 +137,18 @@ class Executor:
     def complete(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode,
         done: Callable[[list[int], list[Completion]], None], watch: bool = False,
+        adapters: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         """Complete token prompts batch by batch; `done(places, completions)` is called after each batch.
 
-        watch: also predict the whole response at every step (`Completion.path`).
+        watch: also predict the whole response at every step (`Completion.path`). adapters: one schedule a prompt, of
+        adapters this executor was made with; prompts with different ones share batches.
         """
 
         def hand_over(places: list[int], rows: list[Denoised]) -> None:
             done(places, [self._completion(r) for r in rows])
 
-        self._run(prompts, keys, decode, hand_over, watch)
+        self._run(prompts, keys, decode, hand_over, watch, adapters)
 
     def _completion(self, r: Denoised) -> Completion:
         ends = set(self.end_ids)
@@ -140,37 +161,56 @@ class Executor:
             tuple(r.order[:length]), path,
         )  # fmt: skip
 
-    def denoise(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode) -> list[Denoised]:
-        """Complete token prompts with their random stream keys, in order."""
+    def denoise(
+        self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode,
+        adapters: Sequence[str] | None = None,
+    ) -> list[Denoised]:  # fmt: skip
+        """Complete token prompts with their random stream keys, in order. adapters: as in `complete`."""
         found: dict[int, Denoised] = {}
-        self._run(prompts, keys, decode, lambda places, rows: found.update(zip(places, rows, strict=True)))
+        take = lambda places, rows: found.update(zip(places, rows, strict=True))  # noqa: E731
+        self._run(prompts, keys, decode, take, adapters=adapters)
         return [found[i] for i in range(len(prompts))]
 
     def _run(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[int], decode: Decode,
         done: Callable[[list[int], list[Denoised]], None], watch: bool = False,
+        adapters: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         for i, prompt in enumerate(prompts):
             self._check(i, prompt, decode)
+        specs = [self.schedule] * len(prompts) if adapters is None else adapters
+        schedules = self._schedules(specs, decode)
         places: dict[Work, list[int]] = {}  # identical work is done once
-        for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
-            places.setdefault((tuple(prompt), key if decode.draws else 0), []).append(i)
+        for i, (prompt, key, spec) in enumerate(zip(prompts, keys, specs, strict=True)):
+            places.setdefault((tuple(prompt), key if decode.draws else 0, spec), []).append(i)
         config = self.checkpoint.config
         device = next(self.checkpoint.network.parameters()).device
         budget = self.batch_tokens or (2048 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
         for batch in _batches(places, decode.gen_length, budget):
+            before = None if self.adapters is None else conductor(self.adapters, [schedules[s] for *_, s in batch])
             rows = denoise(
                 self.checkpoint.network,
-                [prompt for prompt, _ in batch],
-                [key for _, key in batch],
+                [prompt for prompt, *_ in batch],
+                [key for _, key, _ in batch],
                 decode,
                 mask_id=config.mask_token_id,
                 eos_ids=self.end_ids,
                 device=device,
+                before=before,
                 watch=watch,
             )
             shared = [(i, row) for work, row in zip(batch, rows, strict=True) for i in places[work]]
             done([i for i, _ in shared], [row for _, row in shared])
+
+    def _schedules(self, specs: Sequence[str], decode: Decode) -> dict[str, Schedule]:
+        known = self.adapters.names if self.adapters else ()
+        made = {spec: Schedule.parse(spec) for spec in dict.fromkeys(specs)}
+        for spec, schedule in made.items():
+            schedule.check(decode.blocks, decode.steps // decode.blocks)
+            for name in schedule.names:
+                if name not in known:
+                    raise UserError(f"adapter {name!r} (schedule {spec!r}) is not mounted; use executor.with_adapters")
+        return made
 
     def _check(self, number: int, prompt: Sequence[int], decode: Decode) -> None:
         config = self.checkpoint.config
@@ -199,9 +239,13 @@ def _batches(works: Iterable[Work], gen_length: int, budget: int) -> Iterator[li
         yield batch
 
 
-def load_executor(spec: str = "tiny", *, dtype: str | None = None, device: str | None = None) -> Executor:
+def load_executor(
+    spec: str = "tiny", *, dtype: str | None = None, device: str | None = None, adapters: str = ""
+) -> Executor:
     """Load an executor: "tiny" (shipped) or a folder with config.json and safetensors weights.
 
-    dtype: "fp32" or "bf16"; by default fp32 on a CPU, bf16 on a GPU. Never runs remote code.
+    dtype: "fp32" or "bf16"; by default fp32 on a CPU, bf16 on a GPU. adapters: an adapter schedule, such as
+    "prefix@all+commit@last:3". Never runs remote code.
     """
-    return Executor(load_checkpoint(spec, dtype=dtype, device=device))
+    executor = Executor(load_checkpoint(spec, dtype=dtype, device=device))
+    return executor.with_adapters(adapters) if adapters else executor
