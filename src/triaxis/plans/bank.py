@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from triaxis.models.planner import Written
 from triaxis.plans import read
-from triaxis.plans.sources import MAKER, Maker, Plan
+from triaxis.plans.sources import MAKER, Maker
 from triaxis.store import PlanRow, Store, identity
 from triaxis.tasks.base import Item, Task
 from triaxis.tasks.grading import canonical
@@ -21,7 +21,7 @@ def plan_id(maker: Maker, source: str, item: Item) -> str:
 
 
 def planner_plan_id(task: Task, planner: str, planner_identity: str, seed: int, item: str) -> str:
-    """`plan_id` of a planner's own plan, "true:NAME", for whoever knows the planner's identity but has not loaded it."""
+    """`plan_id` of a planner's own plan, "true:NAME", for whoever knows its identity but has not loaded it."""
     source = f"true:{planner}"
     known = "|".join([MAKER, source, task.name, task.revision, planner_identity])
     return identity({"item": item, "source": known, "seed": seed})
@@ -41,7 +41,16 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
             part = missing[start : start + PART]
             made = maker.make(source, part)
             rows = [
-                PlanRow(ids[i.id], i.id, source, maker.seed, p.text, p.tokens, p.truncated, detail(p, i))
+                PlanRow(
+                    ids[i.id],
+                    i.id,
+                    source,
+                    maker.seed,
+                    p.text,
+                    p.tokens,
+                    p.truncated,
+                    detail(p.text, i, p.implied, p.unchanged),
+                )
                 for i, p in zip(part, made, strict=True)
             ]
             store.append(rows)
@@ -52,22 +61,22 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
     return bank
 
 
-def detail(plan: Plan, item: Item) -> str:
+def detail(text: str, item: Item, implied: str | None = None, unchanged: bool = False) -> str:
     """What the estimates need to know of a plan, so that they need neither tasks nor parsers, as JSON.
 
-    implied: the answer it implies, None where none can be read. steps_right: whether its calculations are the gold
+    implied: the answer it implies, as given or else read; None where none can be read. steps_right: whether its calculations are the gold
     ones; None where no gold steps are known, or the gold plan itself cannot be read in full. leaks: it states the
     right answer, in digits or in words. gold: the right answer. unchanged: true, and only there, for an edit that
     could not change its plan. Answers are spelled as grades spell them, so that they can be compared as text.
     """
-    implied = read.implied_answer(plan.text) if plan.implied is None else plan.implied
+    implied = implied or read.implied_answer(text)
     return json.dumps(
         {
             "implied": None if implied is None else canonical(implied),
-            "steps_right": steps_right(plan.text, item),
-            "leaks": read.leaks(plan.text, item.answer),
+            "steps_right": steps_right(text, item),
+            "leaks": read.leaks(text, item.answer),
             "gold": canonical(item.answer),
-            **({"unchanged": True} if plan.unchanged else {}),
+            **({"unchanged": True} if unchanged else {}),
         }
     )
 

@@ -102,7 +102,7 @@ def _head(manifest: Manifest) -> bytes:
 
 @contextmanager
 def _scratch(path: Path, manifest: Manifest) -> Iterator[tuple[BinaryIO, dict[str, BankRow]]]:
-    """The scratch file, locked and open at its end, and the rows that it and the bank hold. Cut-off lines are dropped."""
+    """The scratch file, locked and open at its end, and the rows it and the bank hold. A cut-off line is dropped."""
     place, rows = _scratch_path(path), dict[str, BankRow]()
     if path.is_file():
         held = read_bank(path)
@@ -182,7 +182,8 @@ def put(bank: Bank, task: Task, folder: Path) -> int:
     names = [p["name"] for p in protocol["planners"] if p["identity"] == bank.manifest.identity]
     if not names:
         raise UserError(
-            f"{bank.path}: no planner of the study in {folder} is {bank.manifest.planner!r} ({bank.manifest.identity}); "
+            f"{bank.path}: no planner of the study in {folder} is {bank.manifest.planner!r} "
+            f"({bank.manifest.identity}); "
             f"start a study with --planners file:{bank.path} to use the bank as a planner of its own"
         )
     known = {item.id: item for item in task.items(split=bank.manifest.split)}
@@ -191,7 +192,7 @@ def put(bank: Bank, task: Task, folder: Path) -> int:
     for name in names:
         for r in bank.rows:
             made = planner_plan_id(task, name, bank.manifest.identity, seed, r.item)
-            told = detail(Plan(r.text, r.tokens, r.truncated), known[r.item])
+            told = detail(r.text, known[r.item])
             rows.append(PlanRow(made, r.item, f"true:{name}", seed, r.text, r.tokens, r.truncated, told))
     with Store(folder / "rows.sqlite", write=True) as store:
         store.append(rows)
@@ -221,7 +222,7 @@ def _study(folder: Path) -> tuple[dict[str, Any], Mapping[str, PlanRow]]:
 
 def flags(plan: Plan, item: Item) -> dict[str, Any]:
     """One plan with what it says of itself, as plain data: its detail, its text, its length and whether it was cut."""
-    told = json.loads(detail(plan, item))
+    told = json.loads(detail(plan.text, item, plan.implied, plan.unchanged))
     return {"item": item.id, "text": plan.text, "tokens": plan.tokens, "truncated": plan.truncated, **told}
 
 
@@ -232,7 +233,6 @@ def rates(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     n = len(told)
     known = [f["steps_right"] for f in told if f["steps_right"] is not None]
-    shares = (
-        {name: sum(bool(f.get(name)) for f in told) / n for name in ("truncated", "leaks", "unchanged")} if n else {}
-    )
+    counts = {name: sum(bool(f.get(name)) for f in told) for name in ("truncated", "leaks", "unchanged")}
+    shares = {name: count / n if n else None for name, count in counts.items()}
     return {"n": n, **shares, "steps_right": sum(known) / len(known) if known else None}
