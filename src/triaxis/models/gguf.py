@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +51,7 @@ class Header:
 
 @dataclass(frozen=True)
 class GgufPlanner(Writer):
-    """A GGUF file opened by llama.cpp. Made by `load_planner("gguf:...")`. One prompt at a time, nothing kept between."""
+    """A GGUF file opened by llama.cpp. Made by `load_planner`. One prompt at a time, nothing kept between prompts."""
 
     header: Header
     context: int
@@ -117,7 +118,7 @@ def open_gguf(spec: str, writing: Writing, threads: int | None = None) -> GgufPl
     path = find_file(spec)
     header = read_header(path)
     try:
-        import xllamacpp
+        xllamacpp: Any = import_module("xllamacpp")
     except ImportError:
         raise UserError(f"planner {spec!r} needs the package xllamacpp: pip install 'triaxis[gguf]'") from None
     context = min(header.context or _CONTEXT, _CONTEXT)
