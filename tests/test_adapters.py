@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 
 from triaxis.errors import UserError
 from triaxis.models.adapters import (
-    At,
-    Schedule,
     adapter_fingerprint,
-    conductor,
     linear_names,
     mount,
     read_adapter,
     save_adapter,
     target_pattern,
 )
+from triaxis.models.schedules import At, Schedule, conductor
 from triaxis.sampling.denoise import Moment
 from triaxis.sampling.schedule import Decode
 

@@ -71,7 +71,7 @@ class Arms:
     @cached_property
     def adapter_cards(self) -> dict[str, list[dict[str, Any]]]:
         """Every adapter schedule of the table as plain data, with the fingerprints of its files."""
-        from triaxis.models.adapters import Schedule
+        from triaxis.models.schedules import Schedule
 
         specs = dict.fromkeys(c.adapter for c in self.table if c.adapter and not c.writer)
         return {spec: Schedule.parse(spec).card() for spec in specs}

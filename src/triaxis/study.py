@@ -220,7 +220,7 @@ def _adapters(study: Study) -> dict[str, Any]:
     specs = dict.fromkeys(c.adapter for c in study.table() if c.adapter)
     if not specs:
         return {}
-    from triaxis.models.adapters import Schedule  # torch: only where there is an adapter
+    from triaxis.models.schedules import Schedule  # torch: only where there is an adapter
 
     return {spec: Schedule.parse(spec).card() for spec in specs}
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from triaxis.errors import UserError
-from triaxis.models.adapters import Mounted, Schedule, conductor, mount, read_adapter
+from triaxis.models.adapters import Mounted, mount, read_adapter
 from triaxis.models.folder import open_tokenizer
 from triaxis.models.load import Checkpoint, load_checkpoint
+from triaxis.models.schedules import Schedule, conductor
 from triaxis.sampling.denoise import Denoised, denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
@@ -71,7 +72,7 @@ class Executor:
         return tuple(ids)
 
     def with_adapters(self, schedule: str, *others: str) -> Executor:
-        """This executor with adapters on as `schedule` says (see models/adapters.py); "" is the base alone.
+        """This executor with adapters on as `schedule` says (see models/schedules.py); "" is the base alone.
 
         others: schedules that single prompts may ask for (`adapters=` of `complete` and `denoise`). The base network is
         shared and never written. UserError for a schedule or an adapter that does not fit.
