@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from triaxis.estimate.diversity import Diversity, summary
 from triaxis.estimate.paired import Estimate, UndefinedEstimate, cluster_mean, paired, wilson
 from triaxis.estimate.simultaneous import bootstrap_sums
-from triaxis.estimate.votes import Vote, vote
 from triaxis.store import GradeRow, PlanRow, Row
 
 Floats = npt.NDArray[np.float64]
@@ -89,28 +89,33 @@ class Table:
         size = self.branches(name)
         return [slice(k, k + size) for k in range(0, self.right(name).shape[1], size)]
 
-    def votes(self, name: str) -> list[Vote]:
-        """One vote a seed, over the condition's branches; ties are split uniformly."""
-        answers, right = self.answers(name), self.right(name)
-        return self.kept(
-            "votes", name,
-            lambda: [vote([row[s] for row in answers], right[:, s]) for s in self.by_seed(name)],
-        )  # fmt: skip
+    def summaries(self, name: str) -> list[Diversity]:
+        """Every measure of the branches by item, one summary a seed; ties of the vote are split uniformly."""
+
+        def made() -> list[Diversity]:
+            answers, right = self.answers(name), self.right(name)
+            texts = [[r.text for r in rows] for rows in self.rows[name]]
+            return [
+                summary([row[s] for row in answers], right[:, s], texts=[row[s] for row in texts])
+                for s in self.by_seed(name)
+            ]
+
+        return self.kept("summaries", name, made)
 
     def outcome(self, name: str) -> Floats:
         """(items,): what the condition answers in the end: its vote where it has branches, else its score."""
         if self.branches(name) == 1:
             return self.score(name)
-        return np.asarray(np.mean([v.score for v in self.votes(name)], axis=0), dtype=float)
+        return np.asarray(np.mean([d.vote.score for d in self.summaries(name)], axis=0), dtype=float)
 
     def detail(self, row: Row) -> Mapping[str, Any]:
         """What is noted of the plan that a row shows; {} without a plan or where the note is no JSON object."""
         return self.kept("detail", row.plan, lambda: _detail(self.plans.get(row.plan)))
 
-    def column(self, name: str, of: Callable[[Row, GradeRow], float]) -> Floats:
-        """(items, completions): a number of every completion."""
+    def each(self, name: str, of: Callable[[Row, GradeRow], T]) -> list[list[T]]:
+        """Something of every completion, by item."""
         grades = self.grades
-        return np.array([[of(r, grades[r.id]) for r in rows] for rows in self.rows[name]], dtype=float)
+        return [[of(r, grades[r.id]) for r in rows] for rows in self.rows[name]]
 
     def difference(self, name: str, against: str, label: str = "") -> Estimate:
         """Score of one condition minus score of another, by item."""
@@ -119,8 +124,8 @@ class Table:
     def tokens(self, name: str) -> Floats:
         """(items,): tokens that forward passes read for an item's vote in this condition, the stages that its prompt
         was made from included. What a planner read to write its plans is not in the rows and not counted."""
-        own = self.column(name, lambda r, _: r.tokens)
-        mine = np.asarray(own.sum(1) / len(self.by_seed(name)), dtype=float)
+        own = np.array([sum(r.tokens for r in rows) for rows in self.rows[name]], dtype=float)
+        mine: Floats = own / len(self.by_seed(name))
         stage = str(self.conditions[name].get("plan", ""))
         return mine + self.tokens(stage.removeprefix("rows:")) if stage.startswith("rows:") else mine
 

@@ -39,23 +39,9 @@ def diversity_axis(t: Table) -> dict[str, Any] | None:
     return {**branches(t, base), "useful": effects[0], "effects": effects[1:], "scaffolded": scaffolded}
 
 
-def summaries(t: Table, name: str) -> list[diversity.Diversity]:
-    """Every measure by item, one summary a seed."""
-
-    def made() -> list[diversity.Diversity]:
-        answers, right = t.answers(name), t.right(name)
-        texts = [[r.text for r in rows] for rows in t.rows[name]]
-        return [
-            diversity.summary([row[s] for row in answers], right[:, s], texts=[row[s] for row in texts])
-            for s in t.by_seed(name)
-        ]
-
-    return t.kept("summaries", name, made)
-
-
 def branches(t: Table, name: str) -> dict[str, Any]:
     """Vote, oracle, spread of answers, pass@k and maj@k of one condition: means over items and seeds, intervals."""
-    seeds = summaries(t, name)
+    seeds = t.summaries(name)
     size = seeds[0].branches
     curve = diversity.pass_curve(t.right(name))[:, :size]  # over all seeds' branches: they are draws of one kind
     majority = np.clip(np.mean([d.maj_at_k.score for d in seeds], axis=0), 0.0, 1.0)

@@ -147,13 +147,14 @@ def _effects(
         column = {chosen[0]: t.score(n) for n, chosen in cells.items()}
         plain = [paired(column[v], column[levels[0]], name=f"{factor}={v}") for v in levels[1:]]
         return [
-            {**e.effect(), "factors": [factor], "levels": [v]}
+            {"factors": [factor], "levels": [v], "effect": e.effect()}
             for e, v in zip(finish(plain, margin=MARGIN), levels[1:], strict=True)
         ]
     asked = [e for e in _attributed(factors, scores).effects if _is_asked(e.factors, PACE in factors)]
     done = finish([e.estimate for e in asked], margin=MARGIN)
     return [
-        {**e.effect(), "factors": list(a.factors), "levels": list(a.levels)} for a, e in zip(asked, done, strict=True)
+        {"factors": list(a.factors), "levels": list(a.levels), "effect": e.effect()}
+        for a, e in zip(asked, done, strict=True)
     ]
 
 

@@ -6,14 +6,14 @@ may have several. Knows stored rows and grades only: an end mark inside a text i
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from triaxis.estimate import diversity
 from triaxis.estimate.arms import MARGIN, Bools, Floats, Table
 from triaxis.estimate.paired import Estimate, cluster_mean, finish, paired, wilson
 from triaxis.store import GradeRow, Row
@@ -23,50 +23,54 @@ _STEP = re.compile(r"[.;\n]+")
 _STEP_WORDS = 3  # a piece of a plan that counts when it comes back in a completion has at least as many words
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of failure: how the report names it, what it is, and its flag of a completion; NaN: not known."""
+class Kind(NamedTuple):
+    """One kind of failure: its heading, and what a completion that has it does."""
 
     label: str
     says: str
-    of: Callable[[Row, GradeRow, Context], float]
+
+
+# in the order of `Context.flags`
+KINDS: Mapping[str, Kind] = {
+    "truncated": Kind("cut", "reached the end of the canvas without an end mark"),
+    "unreadable": Kind("unread", "has no readable answer"),
+    "early_end": Kind("early end", f"ended after fewer than {FLOOR} tokens"),
+    "flooded": Kind("flooded", "is end marks from its first place on"),
+    "continued": Kind("plan goes on", "goes on with the scaffold or repeats the plan instead of answering"),
+    "disagree": Kind("graders differ", "is graded otherwise by the second grader"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is needed beside a row: the openers of the study's scaffolds, and the pieces of each plan by its id."""
+    """What is needed beside a row: the openers of the study's scaffolds, and the text of each plan by its id."""
 
     openers: tuple[str, ...]
-    pieces: Mapping[str, Sequence[str]]
+    plans: Mapping[str, str]
+
+    def flags(self, row: Row, grade: GradeRow) -> tuple[float, ...]:
+        """Whether a completion has each of the `KINDS`, as 0 and 1; NaN where that is not known."""
+        empty = not row.text.strip()
+        return (
+            not row.ended,
+            grade.verdict == "unreadable",
+            row.ended and (empty or 0 < row.length < FLOOR),
+            row.ended and empty,
+            self.continues(row, grade),
+            math.nan if grade.second < 0 else (grade.verdict == "right") != bool(grade.second),
+        )
 
     def continues(self, row: Row, grade: GradeRow) -> bool:
         """Whether a completion goes on with the scaffold: it writes an opener, or repeats a step of the plan it was
         shown and marks no answer."""
-        if any(o in row.text for o in self.openers):
-            return True
-        if grade.how == "marked":
+        for opener in self.openers:
+            if opener in row.text:
+                return True
+        if grade.how == "marked" or not row.plan:
             return False
-        text = _plain(row.text)
-        return any(piece in text for piece in self.pieces.get(row.plan, ()))
+        return _repeats(row.text, self.plans.get(row.plan, ""))
 
 
-KINDS: Mapping[str, Kind] = {
-    "truncated": Kind("cut", "reached the end of the canvas without an end mark", lambda r, g, c: not r.ended),
-    "unreadable": Kind("unread", "has no readable answer", lambda r, g, c: g.verdict == "unreadable"),
-    "early_end": Kind(
-        "early end", f"ended after fewer than {FLOOR} tokens",
-        lambda r, g, c: r.ended and (not r.text.strip() or 0 < r.length < FLOOR),
-    ),
-    "flooded": Kind("flooded", "is end marks from its first place on", lambda r, g, c: r.ended and not r.text.strip()),
-    "continued": Kind(
-        "plan goes on", "goes on with the scaffold or repeats the plan instead of answering",
-        lambda r, g, c: c.continues(r, g),
-    ),
-    "disagree": Kind(
-        "graders differ", "is graded otherwise by the second grader",
-        lambda r, g, c: np.nan if g.second < 0 else (g.verdict == "right") != bool(g.second),
-    ),
-}  # fmt: skip
 FORMAT = ("truncated", "unreadable", "early_end", "continued")  # a wrong answer with one of these is a format failure
 DUPLICATES = "duplicates"  # of an item's branches, beside the kinds
 
@@ -121,9 +125,14 @@ def _context(t: Table) -> Context:
         for opener in [str(card["scaffold"]["template"]).partition("{plan}")[0].strip()]
         if any(c.isalpha() for c in opener) and len(opener) > 2
     ]
-    pieces = {id: [p for s in _STEP.split(plan.text) if len((p := _plain(s)).split()) >= _STEP_WORDS]
-              for id, plan in t.plans.items()}  # fmt: skip
-    return Context(tuple(dict.fromkeys(found)), pieces)
+    return Context(tuple(dict.fromkeys(found)), {id: plan.text for id, plan in t.plans.items()})
+
+
+def _repeats(text: str, plan: str) -> bool:
+    """Whether a text holds a step of the plan word for word, of at least three words."""
+    shown = _plain(text)
+    steps = map(_plain, _STEP.split(plan))
+    return any(step in shown for step in steps if len(step.split()) >= _STEP_WORDS)
 
 
 def _plain(text: str) -> str:
@@ -132,11 +141,8 @@ def _plain(text: str) -> str:
 
 def _flags(t: Table, name: str, context: Context) -> dict[str, Floats]:
     """(items, completions) of every kind."""
-
-    def flag(of: Callable[[Row, GradeRow, Context], float]) -> Floats:
-        return t.column(name, lambda r, g: of(r, g, context))
-
-    return {key: flag(kind.of) for key, kind in KINDS.items()}
+    table = np.array(t.each(name, context.flags), dtype=float)
+    return {kind: table[..., k] for k, kind in enumerate(KINDS)}
 
 
 def _differences(t: Table, name: str, flags: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
@@ -157,12 +163,8 @@ def _duplicates(t: Table, name: str) -> Floats | None:
     if name not in t.rows or t.branches(name) < 2:
         return None
 
-    def made() -> Floats:
-        texts = [[r.text for r in rows] for rows in t.rows[name]]
-        by_seed = [diversity.duplicate_rate([row[s] for row in texts]) for s in t.by_seed(name)]
-        return np.asarray(np.mean(by_seed, axis=0), dtype=float)
-
-    return t.kept("duplicates", name, made)
+    found = [d.duplicates for d in t.summaries(name) if d.duplicates is not None]
+    return np.asarray(np.mean(np.stack(found), axis=0), dtype=np.float64)
 
 
 def _lost(t: Table, name: str, flags: Mapping[str, Floats]) -> dict[str, int]:

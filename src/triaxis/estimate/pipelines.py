@@ -26,15 +26,14 @@ def pipelines(t: Table) -> dict[str, Any] | None:
     first = [paired(t.outcome(a), t.outcome(b), name=f"{a} vs {b}") for a, b in plain]
     matched = [*_at_branches(t), *_at_tokens(t)]
     done = finish([*first, *(e for e, _ in matched)], margin=MARGIN)
+    alone, held = done[: len(plain)], done[len(plain) :]
     return {
         "effects": [
-            {**e.effect(), "condition": a, "against": b} for e, (a, b) in zip(done[: len(plain)], plain, strict=True)
+            {"condition": a, "against": b, "effect": e.effect()} for e, (a, b) in zip(alone, plain, strict=True)
         ],
-        "matched": [
-            {**e.effect(), **about} for e, (_, about) in zip(done[len(plain) :], matched, strict=True)
-        ],
+        "matched": [{**about, "effect": e.effect()} for e, (_, about) in zip(held, matched, strict=True)],
         "arms": [_arm(t, n) for n in dict.fromkeys([t.baseline, *t.role("diversity"), *names])],
-    }  # fmt: skip
+    }
 
 
 def _arm(t: Table, name: str) -> dict[str, Any]:
@@ -66,12 +65,13 @@ def _at_branches(t: Table) -> Iterator[Matched]:
 def _at_tokens(t: Table) -> Iterator[Matched]:
     """Every arm that uses the executor against AR self-consistency with as many branches as the arm's tokens pay for.
 
-    Only where at least one AR branch can be paid and all the branches it has are not too few.
+    A chain is held against the AR model in it. Only where at least one AR branch can be paid and there are enough.
     """
     arms = [n for n in (t.baseline, *t.role("diversity"), *t.role("pipeline")) if n not in _alone(t)]
+    writer = {n: t.conditions[n]["writer"] for n in t.conditions}
     for ar in (n for n in _alone(t) if t.branches(n) > 1):
         each = float(t.tokens(ar).mean()) / t.branches(ar)
-        for arm in arms:
+        for arm in (a for a in arms if writer[a] in ("", writer[ar])):
             k = int(float(t.tokens(arm).mean()) // each) if each else 0
             if 1 <= k <= t.branches(ar):
                 e = paired(t.outcome(arm), _majority(t, ar, k), name=f"{arm} vs {ar}, {k} branches")
