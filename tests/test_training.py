@@ -20,7 +20,7 @@ from triaxis.errors import UserError
 from triaxis.models.llada import LladaConfig, LladaNetwork
 from triaxis.train import tiny
 from triaxis.train.loss import draw_masks, masked_cross_entropy
-from triaxis.train.tiny import EXECUTOR, PLANNER, Recipe, batches, fit
+from triaxis.train.tiny import EXECUTOR, Recipe, batches, fit, recipe_of
 from triaxis.train.tiny_data import (
     RESPONSE,
     Example,
@@ -270,7 +270,7 @@ def test_the_scripts_make_the_shipped_configs() -> None:
     for name, size in tiny.PLANNERS.items():
         folder = find_folder(name, "planner")
         assert tiny.planner_config(size, 471, 1) == read_config(folder)
-        assert json.loads((folder / "recipe.json").read_text()) == {**vars_of(PLANNER), "seed": 0}
+        assert json.loads((folder / "recipe.json").read_text()) == {**vars_of(recipe_of(name)), "seed": 0}
     for seed in (0, 1, 2):
         recipe = json.loads((find_folder(f"tiny-{seed}", "executor") / "recipe.json").read_text())
         assert recipe == {**vars_of(EXECUTOR), "seed": seed}

@@ -30,6 +30,8 @@ RESPONSE = 48  # response tokens of the executor, end marks included
 NOTE_SHARE = 0.35  # of the prompts
 WRONG_SHARE = 0.12  # of the notes: one number changed
 OTHER_SHARE = 0.04  # of the notes: another problem's note
+DRAFT_SHARE = 0.25  # of the planners' prompts: with drafts
+SOLVE_SHARE = 0.2  # of the others: asked for the solution, not the plan
 OPENERS = ("Note: ", "Note ", "")
 
 
@@ -95,9 +97,20 @@ def executor_examples(key: str) -> Iterator[Example]:
 
 
 def planner_examples(key: str) -> Iterator[Example]:
-    """Endless planner examples: question and the gold plan in words."""
+    """Endless planner examples: mostly question and the gold plan in words.
+
+    The rest makes an AR model of it that can also stand alone or after the executor: the solution itself, and plan or
+    solution with one to five drafts before it, two in five of them wrong. Wording as in presets/original.toml.
+    """
+    dice = Dice(f"planner-skills/{key}")
     for p in problems("train", f"planner/{key}"):
-        yield Example(p.question, p.plan)
+        drafts = 0 if dice.chance(1 - DRAFT_SHARE) else 1 if dice.chance(0.7) else dice.between(2, 5)
+        shown = "\n".join((spoil(p, dice) if dice.chance(0.4) else p).solution for _ in range(drafts))
+        prompt = f"{p.question}\nDraft: {shown}" if drafts else p.question
+        if dice.chance(0.75 if drafts else SOLVE_SHARE):
+            yield Example(f"{prompt}\nThe solution:", p.solution)
+        else:
+            yield Example(prompt, p.plan)
 
 
 def train_tokenizer(examples: int = 40_000, least: int = 20) -> Tokenizer:
