@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from triaxis.errors import UserError, lookup, override
+from triaxis.errors import UserError, override, suggest
 from triaxis.models.folder import find_folder, fingerprint, open_tokenizer, read_config, weight_files
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Writer(ABC):
 
     @property
     def identity(self) -> str:
-        return self.identified(self.writing)
+        return f"{self.model_id}/{self.writing.identity}"
 
     @property
     def budget(self) -> int:
@@ -159,10 +159,6 @@ class Writer(ABC):
     def using(self, **changes: object) -> Self:
         """The same model under changed settings, such as budget=100."""
         return replace(self, writing=override(self.writing, changes))
-
-    def identified(self, writing: Writing) -> str:
-        """The identity of what it completes under other settings."""
-        return f"{self.model_id}/{writing.identity}"
 
     def write(self, questions: Sequence[str], done: Done | None = None) -> list[Written]:
         """One plan a question, in order; `done(places, plans)` is called with each batch as it comes.
@@ -174,15 +170,14 @@ class Writer(ABC):
         return self.complete([self.writing.user(q) for q in questions], keys, done=done)
 
     def complete(
-        self, prompts: Sequence[str], keys: Sequence[int] | None = None, *,
-        writing: Writing | None = None, done: Done | None = None,
-    ) -> list[Written]:  # fmt: skip
+        self, prompts: Sequence[str], keys: Sequence[int] | None = None, *, done: Done | None = None, **changes: object
+    ) -> list[Written]:
         """Complete user messages as they are (`Writing.prompt` is not applied), in order.
 
         keys: one random stream a prompt (see `stream_key`); by default that of the seed and the prompt. Unused at
-        temperature 0. writing: settings of this call; by default the planner's own.
+        temperature 0. changes: settings of this call, such as budget=256; `using(**changes).identity` names them.
         """
-        writing = writing or self.writing
+        writing = override(self.writing, changes)
         streams = [stream_key(writing.seed, p) for p in prompts] if keys is None else keys
         if len(streams) != len(prompts):
             raise UserError(f"{len(prompts)} prompts but {len(streams)} keys; give one key a prompt")
@@ -329,35 +324,37 @@ class Kind(NamedTuple):
 
 
 def _endpoint() -> Kind:
-    from triaxis.models import endpoint
+    from triaxis.models.endpoint import open_endpoint, parse
 
-    return Kind(endpoint.parse, endpoint.open_endpoint)
+    return Kind(parse, open_endpoint)
 
 
 def _gguf() -> Kind:
-    from triaxis.models import gguf
+    from triaxis.models.gguf import find_file, open_gguf
 
-    return Kind(gguf.find_file, gguf.open_gguf)
+    return Kind(find_file, open_gguf)
 
 
 KINDS: Mapping[str, Callable[[], Kind]] = {"openai": _endpoint, "gguf": _gguf}
+ABOVE = ("self", "file")  # kinds that need more than a model; plans/ opens them
 
 
-def planner_kind(spec: str, known: Mapping[str, object] = KINDS) -> str:
-    """The prefix of a spec, "" for a shipped name or a folder. UserError for an unknown prefix."""
-    kind, colon, _ = spec.partition(":")
+def check_planner(spec: str) -> str:
+    """The kind of a spec: a prefix, "self", or "" for a shipped name or a folder. Loads nothing, asks no server.
+
+    UserError for an unknown prefix or name, or where what follows the prefix cannot be; a bank is not looked for.
+    """
+    prefix, colon, _ = spec.partition(":")
+    if spec == "self":
+        return spec
     if not colon or os.path.isdir(os.path.expanduser(spec)):  # a folder may have a colon in its name
-        return ""
-    lookup("kind of planner", known, kind)
-    return kind
-
-
-def check_planner(spec: str) -> None:
-    """UserError where no planner of this module can have this spec. Loads nothing, asks no server."""
-    if kind := planner_kind(spec):
-        KINDS[kind]().check(spec)
-    else:
         find_folder(spec, "planner")
+        return ""
+    if prefix not in (*KINDS, "file"):
+        raise UserError(f"no kind of planner named {prefix!r}{suggest(prefix, (*KINDS, *ABOVE))}")
+    if prefix in KINDS:
+        KINDS[prefix]().check(spec)
+    return prefix
 
 
 def load_planner(spec: str, writing: Writing | None = None, *, device: str | None = None, **changes: object) -> Writer:
@@ -367,9 +364,10 @@ def load_planner(spec: str, writing: Writing | None = None, *, device: str | Non
     "cuda"; always in fp32, because in bf16 a plan would change with its batch mates.
     """
     settings = override(writing or Writing(), changes)
-    if kind := planner_kind(spec):
-        return KINDS[kind]().open(spec, settings)
-    return _load_folder(spec, settings, device)
+    kind = check_planner(spec)
+    if kind in ABOVE:
+        raise UserError(f"planner {spec!r} is known to studies and plan banks only; load a model here")
+    return KINDS[kind]().open(spec, settings) if kind else _load_folder(spec, settings, device)
 
 
 def _load_folder(spec: str, writing: Writing, device: str | None) -> CausalPlanner:

@@ -15,8 +15,9 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from triaxis.errors import UserError, lookup
-from triaxis.models.planner import Planner, Written, load_planner
+from triaxis.models.planner import Planner, Writing, Written, check_planner, load_planner
 from triaxis.plans import corrupt, files, read, rework
+from triaxis.plans.self_plan import self_planner
 from triaxis.sampling.executor import Executor
 from triaxis.tasks.base import Item, Task
 
@@ -201,16 +202,33 @@ EDITS: Mapping[str, Edit] = {
 MEASURED = (*corrupt.FILLERS, "truncate")  # kinds measured in the executor's tokens
 
 
-def planner_table(names: Sequence[str]) -> dict[str, Callable[[], Planner]]:
-    """Planners by name, each loaded once, when first used."""
+def planner_table(
+    names: Sequence[str], executor: Executor | None = None, writing: Writing | None = None
+) -> dict[str, Callable[[], Planner]]:
+    """Planners by name, each loaded once, when first used. UserError at once for an unknown prefix or name.
+
+    executor: what "self" stands for. writing: the settings of all of them; a bank ("file:") keeps its own.
+    """
     loaded: dict[str, Planner] = {}
+    above: Mapping[str, Callable[[str], Planner]] = {
+        "self": lambda _: _self(executor, writing),
+        "file": files.open_bank,
+    }
 
     def opener(name: str) -> Callable[[], Planner]:
+        kind = check_planner(name)
+
         def open_once() -> Planner:
             if name not in loaded:
-                loaded[name] = load_planner(name)
+                loaded[name] = above[kind](name) if kind in above else load_planner(name, writing)
             return loaded[name]
 
         return open_once
 
     return {name: opener(name) for name in names}
+
+
+def _self(executor: Executor | None, writing: Writing | None) -> Planner:
+    if executor is None:
+        raise UserError("planner 'self' is the executor of a study, and there is none here; name another planner")
+    return self_planner(executor, writing)
