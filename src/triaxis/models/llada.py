@@ -3,22 +3,19 @@
 Reads LLaDA's config.json fields. Knows nothing of tokenizers, prompts or sampling. Building it changes
 no global torch setting. Source: LLaDA (arXiv:2502.09992), modeling_llada.py; parity is tested against
 logits recorded from it.
-
-Shape suffixes: B rows, L canvas tokens, K selected positions, D width, H heads, G key/value heads,
-E head width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, cast
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from triaxis.errors import UserError
+from triaxis.models.parts import Decoder, Embedding, Layer, RMSNorm, Shape
 
 # What no tensor's shape can confirm, and the sizes: never guessed, because a guess would be another model.
 _REQUIRED = (
@@ -115,6 +112,14 @@ class LladaConfig:
     def head_width(self) -> int:
         return self.d_model // self.n_heads
 
+    @property
+    def shape(self) -> Shape:
+        return Shape(
+            width=self.d_model, layers=self.n_layers, heads=self.n_heads, kv_heads=self.kv_heads,
+            head_width=self.head_width, theta=self.rope_theta, eps=self.rms_norm_eps,
+            max_length=self.max_sequence_length,
+        )  # fmt: skip
+
 
 def _check_field(name: str, value: object, where: str) -> None:
     kind = LladaConfig.__dataclass_fields__[name].type
@@ -129,52 +134,17 @@ def _check_field(name: str, value: object, where: str) -> None:
         raise UserError(f"{where}: config field {name}={reprlib.repr(value)} is not sensible; expected {wanted}")
 
 
-def rope_tables(length: int, head_width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin, (length, head_width) float32: rotary embedding in the half-split convention (arXiv:2104.09864)."""
-    powers = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
-    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), 1.0 / theta**powers)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x_BHLE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads by position in float32 (rope_full_precision); cos and sin broadcast over (B, H, L, E)."""
-    x = x_BHLE.float()
-    left, right = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x_BHLE.dtype)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm computed in float32 (arXiv:1910.07467)."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """What every layer needs to know of the canvas: rotary tables and who may be attended to.
-
-    cos, sin: (L, E). keys_B11L: bool, False at padding; None when nothing is padded.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    keys_B11L: Tensor | None
-
-
-class LladaBlock(nn.Module):
+class LladaBlock(Layer):
     """Pre-norm attention (bidirectional, grouped key/value heads) and SwiGLU, in LLaDA's names."""
 
-    def __init__(self, c: LladaConfig) -> None:
-        super().__init__()
+    parts: ClassVar[dict[str, str]] = {
+        "q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "attn_out", "norm1": "attn_norm", "norm2": "ff_norm",
+        "gate": "ff_proj", "up": "up_proj", "down": "ff_out",
+    }  # fmt: skip
+
+    def __init__(self, c: LladaConfig, number: int) -> None:
+        super().__init__(c.shape, number)
         kv_width = c.kv_heads * c.head_width
-        self.n_heads, self.kv_heads, self.head_width = c.n_heads, c.kv_heads, c.head_width
         self.attn_norm = RMSNorm(c.d_model, c.rms_norm_eps)
         self.ff_norm = RMSNorm(c.d_model, c.rms_norm_eps)
         self.q_proj = nn.Linear(c.d_model, c.d_model, bias=c.include_qkv_bias)
@@ -185,91 +155,35 @@ class LladaBlock(nn.Module):
         self.up_proj = nn.Linear(c.d_model, c.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(c.mlp_hidden_size, c.d_model, bias=False)
 
-    def forward(self, x_BLD: Tensor, canvas: Canvas, select_BK: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D); with `select_BK`, queries, output and MLP run at those positions only: (B, K, D)."""
-        normed = self.attn_norm(x_BLD)
-        asked, rest, cos_q, sin_q = normed, x_BLD, canvas.cos, canvas.sin
-        if select_BK is not None:
-            index = select_BK[..., None].expand(-1, -1, x_BLD.shape[-1])
-            asked, rest = normed.gather(1, index), x_BLD.gather(1, index)
-            cos_q, sin_q = canvas.cos[select_BK][:, None], canvas.sin[select_BK][:, None]
-        q = rotate(self._heads(self.q_proj(asked), self.n_heads), cos_q, sin_q)
-        k = rotate(self._heads(self.k_proj(normed), self.kv_heads), canvas.cos, canvas.sin)
-        v = self._heads(self.v_proj(normed), self.kv_heads)
-        grouped = self.kv_heads != self.n_heads
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=canvas.keys_B11L, enable_gqa=grouped)
-        x: Tensor = rest + self.attn_out(a.transpose(1, 2).flatten(2))
-        h = self.ff_norm(x)
-        out: Tensor = x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
-        return out
 
-    def _heads(self, x_BLD: Tensor, heads: int) -> Tensor:
-        return x_BLD.reshape(*x_BLD.shape[:2], heads, self.head_width).transpose(1, 2)
-
-
-class Embedding(nn.Embedding):
-    """As torch's, without drawing values where there is nothing to hold them: that imports torch._dynamo, 2 s."""
-
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:
-            super().reset_parameters()
-
-
-class LladaNetwork(nn.Module):
-    """The whole network. `forward` gives logits; `hidden` + `head` let a sampler pay for a block's logits only."""
+class LladaNetwork(Decoder):
+    """LLaDA with its own tensor tree, model.transformer.{wte, blocks.N.*, ln_f, ff_out}."""
 
     def __init__(self, config: LladaConfig) -> None:
-        super().__init__()
+        super().__init__(config.shape)
         self.config = config
         parts = {
             "wte": Embedding(config.rows, config.d_model),
-            "blocks": nn.ModuleList(LladaBlock(config) for _ in range(config.n_layers)),
+            "blocks": nn.ModuleList(LladaBlock(config, n) for n in range(config.n_layers)),
             "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
         }
         if not config.weight_tying:
             parts["ff_out"] = nn.Linear(config.d_model, config.rows, bias=False)
         self.model = nn.ModuleDict({"transformer": nn.ModuleDict(parts)})
-        self._rope: tuple[Tensor, Tensor] | None = None
 
     def _trunk(self) -> nn.ModuleDict:
         trunk = self.model["transformer"]
         assert isinstance(trunk, nn.ModuleDict)
         return trunk
 
-    def _tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        if self._rope is None or self._rope[0].device != device or self._rope[0].shape[0] < length:
-            size = max(length, min(1024, self.config.max_sequence_length))
-            with torch.inference_mode(False):  # kept tables must serve training too
-                self._rope = rope_tables(size, self.config.head_width, self.config.rope_theta, device)
-        cos, sin = self._rope
-        return cos[:length], sin[:length]
+    def embedding(self) -> nn.Module:
+        return self._trunk()["wte"]
 
-    def hidden(self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None) -> Tensor:
-        """Normed final states, (B, L, D), or (B, K, D) at `select_BK`.
+    def layers(self) -> Iterable[Layer]:
+        return cast(Iterable[Layer], self._trunk()["blocks"])
 
-        valid_BL: bool, False at padding (any side; positions count from the row's column 0). Exact: the last
-        layer runs queries, output and MLP at the selected positions only, which no other position reads.
-        """
-        cos, sin = self._tables(ids_BL.shape[1], ids_BL.device)
-        keys = None if valid_BL is None else valid_BL[:, None, None, :]
-        trunk = self._trunk()
-        x = trunk["wte"](ids_BL)
-        canvas = Canvas(cos, sin, keys)
-        blocks = trunk["blocks"]
-        assert isinstance(blocks, nn.ModuleList)
-        for number, block in enumerate(blocks):
-            x = block(x, canvas, select_BK if number == len(blocks) - 1 else None)
-        out: Tensor = trunk["ln_f"](x)
-        return out
+    def final_norm(self) -> nn.Module:
+        return self._trunk()["ln_f"]
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits over the embedding rows, (..., V)."""
-        trunk = self._trunk()
-        if self.config.weight_tying:
-            return F.linear(hidden, trunk["wte"].weight)  # type: ignore[arg-type]
-        out: Tensor = trunk["ff_out"](hidden)
-        return out
-
-    def forward(self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None) -> Tensor:
-        """Logits, (B, L, V) or (B, K, V)."""
-        return self.head(self.hidden(ids_BL, valid_BL, select_BK))
+    def head_module(self) -> nn.Module | None:
+        return None if self.config.weight_tying else self._trunk()["ff_out"]

@@ -1,0 +1,345 @@
+"""What every decoder network here is made of: rotary tables, norm, attention over a canvas, key/value memory, the trunk.
+
+A family's file names its tensors and says how a layer projects; this file says what attention does. Knows nothing of
+config files, tokenizers or sampling. Building a network changes no global torch setting.
+
+Shape suffixes: B rows, L canvas tokens, Q tokens a pass computes, K selected positions, D width, H heads,
+G key/value heads, E head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NetworkConfig(Protocol):
+    """What sampling and training need to know of any network's config."""
+
+    @property
+    def mask_token_id(self) -> int: ...
+    @property
+    def eos_token_id(self) -> int: ...
+    @property
+    def max_sequence_length(self) -> int: ...
+    @property
+    def rows(self) -> int: ...  # embedding rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Sizes and habits of a trunk, whatever its family calls them."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    theta: float
+    eps: float
+    max_length: int
+    rotary: int = 0  # dimensions of a head that turn; 0: all
+    attend_block: int = 0  # 0: everyone sees everyone; n: blocks of n positions, from position 0, see no later block
+    shift: int = 0  # 1: the logits of position p are made of the state of position p - 1
+
+
+def rope_tables(length: int, head_width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin, (length, head_width) float32: rotary embedding in the half-split convention (arXiv:2104.09864)."""
+    powers = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
+    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), 1.0 / theta**powers)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BHLE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate heads by position in float32 (rope_full_precision); cos and sin broadcast over (B, H, L, E).
+
+    Tables narrower than a head turn its first dimensions and leave the others (partial rotary).
+    """
+    turning, still = x_BHLE, None
+    if cos.shape[-1] != x_BHLE.shape[-1]:
+        turning, still = x_BHLE[..., : cos.shape[-1]], x_BHLE[..., cos.shape[-1] :]
+    x = turning.float()
+    left, right = x.chunk(2, dim=-1)
+    turned = (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x_BHLE.dtype)
+    return turned if still is None else torch.cat((turned, still), dim=-1)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm computed in float32 (arXiv:1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+
+
+class Embedding(nn.Embedding):
+    """As torch's, without drawing values where there is nothing to hold them: that imports torch._dynamo, 2 s."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Memory:
+    """Keys (rotated) and values of a canvas, one pair a layer, (B, G, L, E). Written at the places a pass computes."""
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]] = ()) -> None:
+        self.pairs = list(pairs)
+
+    def put(self, layer: int, k_BGQE: Tensor, v_BGQE: Tensor, places_BQ: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Remember what a layer made, at `places_BQ` (None: the whole canvas), and give all it remembers."""
+        if places_BQ is None:
+            if layer == len(self.pairs):
+                self.pairs.append((k_BGQE, v_BGQE))
+            self.pairs[layer] = (k_BGQE, v_BGQE)
+            return self.pairs[layer]
+        index = places_BQ[:, None, :, None].expand_as(k_BGQE)
+        for stored, new in zip(self.pairs[layer], (k_BGQE, v_BGQE), strict=True):
+            stored.scatter_(2, index, new)
+        return self.pairs[layer]
+
+    def take(self, rows_B: Tensor) -> Memory:
+        """A copy that holds those rows only."""
+        return Memory((k[rows_B], v[rows_B]) for k, v in self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """What every layer needs to know of one pass.
+
+    cos, sin: (Q, E) or (B, 1, Q, E). mask: bool, broadcasts over (B, H, Q, L), False where nobody may look; None:
+    everyone sees everything. memory, places_BQ: where keys and values go, when they are kept.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None = None
+    memory: Memory | None = None
+    places_BQ: Tensor | None = None
+
+
+def _at(table: Tensor, select_BK: Tensor) -> Tensor:
+    """Rows of a (Q, E) or (B, 1, Q, E) table at positions, (B, 1, K, E)."""
+    if table.dim() == 2:
+        return table[select_BK][:, None]
+    return table.gather(2, select_BK[:, None, :, None].expand(-1, -1, -1, table.shape[-1]))
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer. A family names its parts; attention is here.
+
+    `parts` maps the roles q, k, v, out, gate, up, down, norm1, norm2 (and q_norm, k_norm) to module names inside the
+    layer. Modules are looked up at each call, so that a wrapper put in place of a projection is used.
+    """
+
+    parts: dict[str, str]
+
+    def __init__(self, shape: Shape, number: int) -> None:
+        super().__init__()
+        self.shape, self.number = shape, number
+        self.qkv: tuple[Tensor, Tensor | None] | None = None  # weights of q, k, v in one; theirs are views of it
+        self.gate_up: Tensor | None = None
+
+    def part(self, role: str) -> nn.Module:
+        return self.get_submodule(self.parts[role])
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, L, heads * E) each."""
+        c = self.shape
+        if self.qkv is not None and self.plain("q", "k", "v"):
+            sizes = [c.heads * c.head_width, c.kv_heads * c.head_width, c.kv_heads * c.head_width]
+            q, k, v = F.linear(x, *self.qkv).split(sizes, dim=-1)
+            return q, k, v
+        return self.part("q")(x), self.part("k")(x), self.part("v")(x)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Queries alone, where fewer positions ask than are asked."""
+        out: Tensor = self.part("q")(x)
+        return out
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.shape
+        if self.qkv is not None and self.plain("k", "v"):
+            start = c.heads * c.head_width
+            weight, bias = self.qkv
+            k, v = F.linear(x, weight[start:], None if bias is None else bias[start:]).chunk(2, dim=-1)
+            return k, v
+        return self.part("k")(x), self.part("v")(x)
+
+    def feed(self, h: Tensor) -> Tensor:
+        """The feed-forward part: SwiGLU."""
+        if self.gate_up is not None and self.plain("gate", "up"):
+            gate, up = F.linear(h, self.gate_up).chunk(2, dim=-1)
+        else:
+            gate, up = self.part("gate")(h), self.part("up")(h)
+        out: Tensor = self.part("down")(F.silu(gate) * up)
+        return out
+
+    def plain(self, *roles: str) -> bool:
+        """Whether those parts are bare linear layers without gradients: only then may their weights be used as one."""
+        found = [self.part(r) for r in roles]
+        return all(type(m) is nn.Linear and not m.weight.requires_grad for m in found)
+
+    def fuse(self) -> None:
+        """Lay the weights of q, k, v (and gate, up) side by side in one tensor each; the modules keep views of it."""
+        if "k" in self.parts and self.plain("q", "k", "v"):
+            self.qkv = _fused([self.part(r) for r in "qkv"])
+        if "gate" in self.parts and self.plain("gate", "up"):
+            self.gate_up = _fused([self.part("gate"), self.part("up")])[0]
+
+    def fused_is_current(self) -> bool:
+        """Whether the fused tensors still are what the modules hold (moving a module elsewhere parts them)."""
+        pairs = (("q", self.qkv[0] if self.qkv else None), ("gate", self.gate_up))
+        return all(t is None or not self.plain(r) or t.data_ptr() == self.part(r).weight.data_ptr() for r, t in pairs)  # type: ignore[operator]
+
+    def _heads(self, x: Tensor, heads: int, norm: str) -> Tensor:
+        split = x.unflatten(-1, (heads, self.shape.head_width))
+        if norm in self.parts:
+            split = self.part(norm)(split)
+        return split.transpose(1, 2)
+
+    def forward(self, x_BQD: Tensor, canvas: Canvas, select_BK: Tensor | None = None) -> Tensor:
+        """(B, Q, D) -> (B, Q, D); with `select_BK`, queries, output and MLP run at those positions only: (B, K, D)."""
+        c, cos_q, sin_q, mask, rest = self.shape, canvas.cos, canvas.sin, canvas.mask, x_BQD
+        normed = self.part("norm1")(x_BQD)
+        if select_BK is None:
+            q, k, v = self.project(normed)
+        else:
+            index = select_BK[..., None].expand(-1, -1, x_BQD.shape[-1])
+            rest = x_BQD.gather(1, index)
+            cos_q, sin_q = _at(cos_q, select_BK), _at(sin_q, select_BK)
+            if mask is not None and mask.shape[2] > 1:
+                mask = _at(mask.expand(len(select_BK), -1, -1, -1), select_BK)
+            q = self.queries(normed.gather(1, index))
+            k, v = self.keys_values(normed)
+        q = rotate(self._heads(q, c.heads, "q_norm"), cos_q, sin_q)
+        k = rotate(self._heads(k, c.kv_heads, "k_norm"), canvas.cos, canvas.sin)
+        v = self._heads(v, c.kv_heads, "")
+        if canvas.memory is not None:
+            k, v = canvas.memory.put(self.number, k, v, canvas.places_BQ)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=c.kv_heads != c.heads)
+        x: Tensor = rest + self.part("out")(a.transpose(1, 2).flatten(2))
+        return x + self.feed(self.part("norm2")(x))
+
+
+def _fused(modules: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
+    with torch.inference_mode(False), torch.no_grad():
+        weight = torch.cat([m.weight for m in modules])  # type: ignore[arg-type]
+        biased = modules[0].bias is not None
+        bias = torch.cat([m.bias for m in modules]) if biased else None  # type: ignore[arg-type]
+        start = 0
+        for m in modules:
+            end = start + m.weight.shape[0]  # type: ignore[operator, union-attr, index]
+            m.weight = nn.Parameter(weight[start:end], requires_grad=False)
+            if bias is not None:
+                m.bias = nn.Parameter(bias[start:end], requires_grad=False)
+            start = int(end)
+    return weight, bias
+
+
+class Decoder(nn.Module):
+    """The whole network. `forward` gives logits; `hidden` + `head` let a sampler pay for a block's logits only."""
+
+    shape: Shape
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.run_layer: Callable[[Layer, Tensor, Canvas, Tensor | None], Tensor] = Layer.__call__
+        self._rope: tuple[Tensor, Tensor] | None = None
+
+    # What a family's file provides.
+    def embedding(self) -> nn.Module:
+        raise NotImplementedError
+
+    def layers(self) -> Iterable[Layer]:
+        raise NotImplementedError
+
+    def final_norm(self) -> nn.Module:
+        raise NotImplementedError
+
+    def head_module(self) -> nn.Module | None:
+        """The output layer; None where the embedding serves as it."""
+        raise NotImplementedError
+
+    def fuse(self) -> None:
+        """Use one product for q, k, v and one for gate and up where nothing wraps them. No second copy stays."""
+        for layer in self.layers():
+            layer.fuse()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Decoder:
+        fused = any(layer.qkv is not None for layer in self.layers())
+        super()._apply(fn, recurse)
+        if fused:
+            self.fuse()
+        return self
+
+    def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotary tables of the first `length` positions, kept and grown as needed."""
+        if self._rope is None or self._rope[0].device != device or self._rope[0].shape[0] < length:
+            size = max(length, min(1024, self.shape.max_length))
+            with torch.inference_mode(False):  # kept tables must serve training too
+                self._rope = rope_tables(size, self.shape.rotary or self.shape.head_width, self.shape.theta, device)
+        cos, sin = self._rope
+        return cos[:length], sin[:length]
+
+    def hidden(
+        self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None,
+        memory: Memory | None = None, places_BQ: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Normed final states, (B, L, D), or (B, K, D) at the canvas positions `select_BK`.
+
+        valid_BL: bool, False at padding (any side; positions count from the row's column 0). Exact: the last
+        layer runs queries, output and MLP at the selected positions only, which no other position reads.
+        memory: keys and values are kept there. places_BQ: compute those positions only (consecutive in each row, the
+        selected ones among them) and take the rest from `memory`, which a pass without places has filled.
+        A network that shifts its logits is given the positions whose logits are wanted, and takes the states before.
+        """
+        cos, sin = self.tables(ids_BL.shape[1], ids_BL.device)
+        if places_BQ is not None:
+            ids, cos, sin = ids_BL.gather(1, places_BQ), cos[places_BQ][:, None], sin[places_BQ][:, None]
+        else:
+            ids = ids_BL
+        canvas = Canvas(cos, sin, self._mask(ids_BL, valid_BL, places_BQ), memory, places_BQ)
+        spots = None if select_BK is None else (select_BK - self.shape.shift).clamp(min=0)
+        if spots is not None and places_BQ is not None:
+            spots = spots - places_BQ[:, :1]
+        x, layers = self.embedding()(ids), list(self.layers())
+        for layer in layers:
+            x = self.run_layer(layer, x, canvas, spots if layer.number == len(layers) - 1 else None)
+        if select_BK is None and self.shape.shift:
+            x = torch.cat((x[:, :1], x[:, :-1]), dim=1)
+        out: Tensor = self.final_norm()(x)
+        return out
+
+    def _mask(self, ids_BL: Tensor, valid_BL: Tensor | None, places_BQ: Tensor | None) -> Tensor | None:
+        keys = None if valid_BL is None else valid_BL[:, None, None, :]
+        n = self.shape.attend_block
+        if not n:
+            return keys
+        place = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+        asking = place[None] if places_BQ is None else places_BQ
+        seen = ((asking // n)[:, :, None] >= (place // n)[None, None])[:, None]
+        return seen if keys is None else seen & keys
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits over the embedding rows, (..., V)."""
+        module = self.head_module()
+        if module is None:
+            return F.linear(hidden, self.embedding().weight)  # type: ignore[arg-type]
+        out: Tensor = module(hidden)
+        return out
+
+    def forward(self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None) -> Tensor:
+        """Logits, (B, L, V) or (B, K, V)."""
+        return self.head(self.hidden(ids_BL, valid_BL, select_BK))
