@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from triaxis.estimate import diversity, trajectory
+from triaxis.estimate import decompose, diversity, trajectory
 from triaxis.estimate.arms import MARGIN, Floats, Table, interval
 from triaxis.estimate.paired import UndefinedEstimate, cluster_mean, finish, paired
+from triaxis.estimate.pipelines import pareto
+from triaxis.estimate.votes import Ballots
 
 ORDER_ITEMS = 1000  # items whose decoding orders are compared: pairs of pairs of places take the time of all the rest
 MEASURES = ("disagreement", "all_equal", "unique_right", "unique_wrong", "unreadable", "duplicates", "margin")
@@ -36,7 +38,37 @@ def diversity_axis(t: Table) -> dict[str, Any] | None:
     family.append(paired(vote[base], t.score(t.baseline), name=f"vote minus {greedy}"))
     effects = [e.effect() for e in finish(family, margin=MARGIN)]
     scaffolded = {n: branches(t, n) for n in others}
-    return {**branches(t, base), "useful": effects[0], "effects": effects[1:], "scaffolded": scaffolded}
+    changes = {n: changed(t, base, n) for n in others if t.branches(n) == t.branches(base) > 1}
+    return {
+        **branches(t, base), "useful": effects[0], "effects": effects[1:], "scaffolded": scaffolded, "changes": changes,
+        "pareto": pareto(t),
+    }  # fmt: skip
+
+
+def changed(t: Table, before: str, after: str) -> dict[str, Any]:
+    """What happened to the branches between two conditions, after minus before, split into right and wrong answers.
+
+    Of the first seed's branches. Distinct answers are counts, entropy is in nats, the rest are shares.
+    """
+    old, new = _ballots(t, before), _ballots(t, after)
+    found = decompose.change(old, new, margin=MARGIN)
+    splits = {m: decompose.split(old, new, m, margin=MARGIN) for m in decompose.SPLITS if m != "unique"}
+    return {
+        "against": before,
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "per_branch": found.per_branch.effect(),
+        "vote": found.vote.effect(),
+        "splits": {
+            s.measure: {"total": s.total.effect(), "right": s.right.effect(), "wrong": s.wrong.effect()}
+            for s in (found.unique, *splits.values())
+        },
+    }
+
+
+def _ballots(t: Table, name: str) -> Ballots:
+    first = t.by_seed(name)[0]
+    return Ballots([row[first] for row in t.answers(name)], t.right(name)[:, first])
 
 
 def branches(t: Table, name: str) -> dict[str, Any]:
@@ -86,11 +118,10 @@ def _measures(seeds: list[diversity.Diversity]) -> dict[str, dict[str, float]]:
 
 def _calibration(t: Table, name: str) -> dict[str, Any] | None:
     """Is the vote right as often as the winner's share of the branches says? Of the first seed's votes."""
-    first = t.by_seed(name)[0]
     if t.branches(name) < 2:
         return None
-    answers, right = [row[first] for row in t.answers(name)], t.right(name)[:, first]
-    found = diversity.margin_calibration(answers, right)
+    b = _ballots(t, name)
+    found = diversity.margin_calibration(b.answers, b.right)
     return {
         "ece": found.ece.value, "low": found.ece.low, "high": found.ece.high, "chance": found.chance,
         "levels": [level._asdict() for level in found.levels],

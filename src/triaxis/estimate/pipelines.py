@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from triaxis.estimate import diversity
-from triaxis.estimate.arms import MARGIN, Floats, Table, interval
+from triaxis.estimate.arms import MARGIN, Floats, Table
+from triaxis.estimate.brittleness import bare
 from triaxis.estimate.paired import Estimate, finish, paired
+from triaxis.estimate.pareto import Arm, front
 
 
 def pipelines(t: Table) -> dict[str, Any] | None:
@@ -32,17 +33,8 @@ def pipelines(t: Table) -> dict[str, Any] | None:
             {"condition": a, "against": b, "effect": e.effect()} for e, (a, b) in zip(alone, plain, strict=True)
         ],
         "matched": [{**about, "effect": e.effect()} for e, (_, about) in zip(held, matched, strict=True)],
-        "arms": [_arm(t, n) for n in dict.fromkeys([t.baseline, *t.role("diversity"), *names])],
+        "pareto": None if t.role("diversity") else pareto(t),  # axis 3 holds it where there are branches
     }
-
-
-def _arm(t: Table, name: str) -> dict[str, Any]:
-    outcome = t.outcome(name)
-    low, high = interval(outcome)
-    return {
-        "condition": name, "branches": t.branches(name), "accuracy": float(outcome.mean()), "low": low, "high": high,
-        "tokens": float(t.tokens(name).mean()),
-    }  # fmt: skip
 
 
 def _alone(t: Table) -> list[str]:
@@ -88,6 +80,31 @@ def _about(t: Table, arm: str, ar: str, by: str, k: int) -> dict[str, Any]:
 
 def _majority(t: Table, name: str, k: int) -> Floats:
     """(items,): expected vote of k of the branches, over all choices of k and over seeds."""
-    answers, right = t.answers(name), t.right(name)
-    curves = [diversity.maj_at_k([row[s] for row in answers], right[:, s], k).score for s in t.by_seed(name)]
+    curves = [d.maj_at_k.score[:, k - 1] for d in t.summaries(name)]
     return np.asarray(np.clip(np.mean(curves, axis=0), 0.0, 1.0), dtype=float)
+
+
+def pareto(t: Table) -> list[dict[str, Any]] | None:
+    """Accuracy against tokens of single passes, votes of K (and of fewer of their branches) and pipelines.
+
+    Cheapest first. An arm whose cost is not known (an endpoint that counts none) is left out; None under two arms.
+    """
+    plain = [*bare(t), *t.role("diversity"), *t.role("pipeline")]
+    arms = {n: Arm(t.outcome(n), cost) for n in plain if (cost := t.tokens(n)).all()}
+    for n in t.role("diversity"):
+        if n in arms:
+            arms |= {f"{n}, {k} of {t.branches(n)}": _fewer(t, n, k) for k in range(1, t.branches(n), 2)}
+    if len(arms) < 2:
+        return None
+    return [
+        {
+            "name": p.name, "accuracy": p.accuracy.value, "low": p.accuracy.low, "high": p.accuracy.high,
+            "tokens": p.cost.value, "tokens_low": p.cost.low, "tokens_high": p.cost.high,
+            "dominated_by": list(p.dominated_by), "certain": p.certain,
+        }
+        for p in front(arms)
+    ]  # fmt: skip
+
+
+def _fewer(t: Table, name: str, k: int) -> Arm:
+    return Arm(_majority(t, name, k), t.tokens(name) * k / t.branches(name))

@@ -19,6 +19,7 @@ from triaxis.estimate.arms import MARGIN, Floats, Rate, Table, as_dict, share
 from triaxis.estimate.paired import Estimate, contrast, finish, paired
 
 QUALITY_STEP = 0.1  # the slope over plan quality is per ten points of plans with right steps
+TWINS = ("filler", "random", "dots")  # kinds of plans without content
 Detail = Mapping[str, Any]
 
 
@@ -39,7 +40,7 @@ def shown_plans(t: Table) -> list[Shown]:
     true = {n: c for n, c in trust.items() if c["kind"] == "true"}
     owners: dict[str, list[str]] = {}
     for n, c in trust.items():
-        if c["kind"] not in ("true", "filler") and (owner := _owner(c, true)):
+        if c["kind"] not in ("true", *TWINS) and (owner := _owner(c, true)):
             owners.setdefault(owner, []).append(n)
     planners = [c["planner"] for c in true.values()]
     return [
