@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +14,8 @@ from scipy.stats import kendalltau
 
 from triaxis.errors import UndefinedEstimate, UserError
 from triaxis.estimate import trajectory as tr
+from triaxis.estimate import votes
+from triaxis.tasks import load_task
 
 words = st.text(alphabet="abc ", max_size=12)
 texts_of = st.integers(2, 4).flatmap(
@@ -177,3 +180,50 @@ def test_orders_of_many_items_are_quick():
     start = time.process_time()
     tr.order_agreement(commits)
     assert (time.process_time() - start) * 10 < 20
+
+
+# ---------------------------------------------------------------- with intervals, and on the shipped executor
+
+
+def test_metrics_leave_out_items_without_an_order_and_say_so():
+    texts = [["a b c", "a c b"], ["a", "a"], ["a b", "b a"]]
+    orders = [[[0, 1, 2], [2, 1, 0]], [[0], [0]], [[0, 1], [0, 1]]]
+    found = tr.metrics(texts, orders)
+    assert (found["order agreement"].value, found["order agreement"].n) == (0.0, 2)
+    assert (found["autoregressiveness"].value, found["autoregressiveness"].n) == (0.5, 2)
+    assert found["edit distance, tokens"].n == 3
+    assert found["edit distance, tokens"].value == pytest.approx(tr.edit_distance(texts).mean())
+    assert found["distinct-1"].name == "distinct-1"
+    assert "order agreement" not in tr.metrics(texts, [[[0], [0]]] * 3)
+    assert "embedding distance" in tr.metrics(texts, embed=lambda ts: [[len(t), 1.0] for t in ts])
+    with pytest.raises(UndefinedEstimate, match="item 1: no decoding order"):
+        tr.order_agreement(tr.padded(orders))
+    assert tr.padded([[[5, 4], []]]).tolist() == [[[5, 4], [-1, -1]]]
+
+
+def test_the_trajectories_of_tiny_can_be_measured_and_voted_on(tiny):
+    task = load_task("gradeschool")
+    items = task.items(3, seed=0)
+    prompts = [tiny.prompt_ids(i.question) for i in items for _ in range(2)]
+    found = {}
+
+    def done(places, completions):
+        found.update(zip(places, completions, strict=True))
+
+    tiny.complete(prompts, range(6), replace(tiny.default_decode(), steps=12, temperature=1.2), done, watch=True)
+    by_item = [[found[2 * i + b] for b in range(2)] for i in range(3)]
+    texts = [[c.text for c in row] for row in by_item]
+    m = tr.metrics(texts, [[c.order for c in row] for row in by_item])
+    assert m["edit distance, tokens"].n == 3
+    assert 0 < m["edit distance, tokens"].value < 1
+    assert m["autoregressiveness"].value > 0  # blocks alone see to that
+    grades = [[task.grade(t, item) for t in row[0].path] for row, item in zip(by_item, items, strict=True)]
+    answers = votes.even_steps([[g.answer for g in row] for row in grades])
+    right = votes.even_steps([[g.verdict == "right" for g in row] for row in grades])
+    v = votes.elect(votes.Ballots(answers, right), "temporal")
+    assert [w in {a for a in row if a} | {""} for w, row in zip(v.winner, answers, strict=True)] == [True] * 3
+    assert [row[-1] for row in answers] == [
+        task.grade(r[0].text, i).answer for r, i in zip(by_item, items, strict=True)
+    ]
+    with pytest.raises(UndefinedEstimate, match="trajectory 1 has no step"):
+        votes.even_steps([["a"], []])

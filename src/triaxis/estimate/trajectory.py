@@ -7,12 +7,14 @@ them need at least two branches an item (`autoregressiveness` one); what does no
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from triaxis.errors import UndefinedEstimate, lookup
+from triaxis.estimate.paired import Estimate, cluster_mean
 from triaxis.estimate.votes import Bools, Floats
 
 Texts = Sequence[Sequence[str]]
@@ -141,14 +143,16 @@ def order_agreement(commits: ArrayLike, *, block_length: int | None = None) -> F
     places of one block, since blocks are decoded in order by construction and would agree without any choice.
     Raises UndefinedEstimate where no branch pair of an item has a tau (one place, or all committed at one step).
     """
-    steps = _commits(commits)
+    return _all_defined(_agreement(_commits(commits), block_length))
+
+
+def _agreement(steps: NDArray[np.int64], block_length: int | None) -> Floats:
+    """`order_agreement`, NaN where undefined."""
     if steps.shape[1] < 2:
-        raise UndefinedEstimate(
-            "decoding order of one branch agrees with nothing; sample at least two branches an item"
-        )
+        raise UndefinedEstimate("decoding order of one branch agrees with nothing; sample at least two branches")
     one, other = np.triu_indices(steps.shape[1], 1)
     signs = _Signs(steps.shape[2], block_length)
-    return np.array([_mean_tau(signs.taus(row, row)[one, other], i) for i, row in enumerate(steps)])
+    return np.array([_mean_tau(signs.taus(row, row)[one, other]) for row in steps])
 
 
 def order_diversity(commits: ArrayLike, *, block_length: int | None = None) -> Floats:
@@ -161,10 +165,14 @@ def autoregressiveness(commits: ArrayLike, *, block_length: int | None = None) -
 
     Arguments and refusals as `order_agreement`; block_length looks inside blocks only.
     """
-    steps = _commits(commits)
+    return _all_defined(_along(_commits(commits), block_length))
+
+
+def _along(steps: NDArray[np.int64], block_length: int | None) -> Floats:
+    """`autoregressiveness`, NaN where undefined."""
     signs = _Signs(steps.shape[2], block_length)
     left_to_right = np.arange(steps.shape[2])[None]
-    return np.array([_mean_tau(signs.taus(row, left_to_right)[:, 0], i) for i, row in enumerate(steps)])
+    return np.array([_mean_tau(signs.taus(row, left_to_right)[:, 0]) for row in steps])
 
 
 def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
@@ -177,7 +185,10 @@ def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
         raise UndefinedEstimate(f"rankings of shapes {a.shape} and {b.shape} are not of the same places")
     if a.size and (a.min() < 0 or b.min() < 0):
         raise UndefinedEstimate("ranks are at least 0")
-    return _mean_tau(_Signs(a.size, None).taus(a[None], b[None])[0], None)
+    tau = float(_Signs(a.size, None).taus(a[None], b[None])[0, 0])
+    if np.isnan(tau):
+        raise UndefinedEstimate("tau of a constant ranking is 0/0")
+    return tau
 
 
 class _Signs:
@@ -205,12 +216,30 @@ class _Signs:
             return np.where(untied > 0, (sx @ sy.T) / np.sqrt(untied), np.nan)
 
 
-def _mean_tau(taus: Floats, item: int | None) -> float:
+def _mean_tau(taus: Floats) -> float:
+    """Mean over the pairs that have a tau; NaN where none has."""
     known: Bools = ~np.isnan(taus)
-    if not known.any():
-        where = "" if item is None else f"item {item}: "
-        raise UndefinedEstimate(f"{where}no decoding order to compare: fewer than two commit steps among shared places")
-    return float(taus[known].mean())
+    return float(taus[known].mean()) if known.any() else float("nan")
+
+
+def _all_defined(taus: Floats) -> Floats:
+    undefined = np.flatnonzero(np.isnan(taus))
+    if undefined.size:
+        raise UndefinedEstimate(
+            f"item {undefined[0]}: no decoding order to compare: fewer than two commit steps among shared places"
+        )
+    return taus
+
+
+def padded(orders: Sequence[Sequence[Sequence[int]]]) -> NDArray[np.int64]:
+    """Commit steps [item][branch] -> step of each place of its text, as `commits`: -1 behind the end."""
+    branches = _several(orders, least=1)
+    places = max([1, *(len(row) for item in orders for row in item)])
+    steps = np.full((len(orders), branches, places), -1, dtype=np.int64)
+    for i, item in enumerate(orders):
+        for j, row in enumerate(item):
+            steps[i, j, : len(row)] = row
+    return steps
 
 
 def _commits(commits: ArrayLike) -> NDArray[np.int64]:
@@ -218,3 +247,40 @@ def _commits(commits: ArrayLike) -> NDArray[np.int64]:
     if steps.ndim != 3 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
         raise UndefinedEstimate(f"commits of shape {steps.shape}; expected whole numbers (items, branches, places)")
     return steps.astype(np.int64)
+
+
+# ---------------------------------------------------------------- everything at once
+
+
+def metrics(
+    texts: Texts,
+    orders: Sequence[Sequence[Sequence[int]]] | None = None,
+    *,
+    block_length: int | None = None,
+    embed: Callable[[list[str]], ArrayLike] | None = None,
+) -> dict[str, Estimate]:
+    """Every measure here with its interval by item: edit distances, distinct-1 and -2, and those of the orders given.
+
+    orders: [item][branch] -> commit step of each place of the text (see `padded`). Items without a decoding order (a
+    text of one place, or committed at one step) are left out of the two order measures, whose n says how many have
+    one; the measure is missing where fewer than two have. Raises UndefinedEstimate for one branch or one item.
+    """
+    found = {
+        "edit distance, tokens": cluster_mean(edit_distance(texts), bounds=(0.0, 1.0)),
+        "edit distance, characters": cluster_mean(edit_distance(texts, unit="character"), bounds=(0.0, 1.0)),
+        "distinct-1": cluster_mean(distinct_n(texts, 1), bounds=(0.0, 1.0)),
+        "distinct-2": cluster_mean(distinct_n(texts, 2), bounds=(0.0, 1.0)),
+    }
+    if embed is not None:
+        found["embedding distance"] = cluster_mean(embedding_distance(texts, embed), bounds=(0.0, 2.0))
+    if orders is not None:
+        steps = padded(orders)
+        both = {
+            "order agreement": _agreement(steps, block_length),
+            "autoregressiveness": _along(steps, block_length),
+        }
+        for name, taus in both.items():
+            known = taus[~np.isnan(taus)]
+            if known.size > 1:
+                found[name] = cluster_mean(np.clip(known, -1, 1), bounds=(-1.0, 1.0))
+    return {name: replace(e, name=name) for name, e in found.items()}

@@ -265,6 +265,18 @@ def step_weights(steps: int, weighting: str = "exponential", alpha: float = 5.0)
     return shape(np.arange(1, steps + 1) / steps, float(alpha))
 
 
+def even_steps(paths: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Answers read at each step, made equally long for `temporal`: a row that left early goes on saying its last one.
+
+    That is what denoising the rest of its canvas would have read, since what follows the end mark is no text.
+    """
+    longest = max((len(p) for p in paths), default=0)
+    for item, path in enumerate(paths):
+        if not path:
+            raise UndefinedEstimate(f"trajectory {item} has no step; sample it with its steps kept")
+    return [[*p, *[p[-1]] * (longest - len(p))] for p in paths]
+
+
 def temporal(
     b: Ballots, *, weighting: str = "exponential", alpha: float = 5.0, trajectories: int = 1, tie: str = "uniform"
 ) -> Vote:
