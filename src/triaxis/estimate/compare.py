@@ -25,9 +25,10 @@ from triaxis.estimate.paired import (
     wilson,
 )
 from triaxis.estimate.results import Record, Results
+from triaxis.protocol import differences as protocol_differences
 
 if TYPE_CHECKING:
-    from triaxis.estimate.diversity import Vote
+    from triaxis.estimate.votes import Vote
 
 Scores = dict[str, float]
 
@@ -357,7 +358,8 @@ def _notes(a: Results, b: Results, shared: Sequence[str], how: How) -> tuple[str
     texts = [{(r.item, r.seed, r.branch): r.text for r in f.records if r.item in kept} for f in (a, b)]
     if all(texts[0].values()) and texts[0] == texts[1]:
         notes.append(f"all {len(shared)} items have the same completion in both: what set the two apart did nothing")
-    differ = protocol_differences(a.protocol, b.protocol)
+    arms = [f.conditions[0] if len(f.conditions) == 1 else "" for f in (a, b)]
+    differ = protocol_differences(a.protocol, b.protocol, *arms)
     if differ:
         notes.append("the protocols differ in " + "; ".join(differ) + ": the difference is of both together")
     elif (a.protocol is None) != (b.protocol is None):
@@ -386,41 +388,6 @@ def _same_question(f: Results) -> int:
         if r.question or r.prompt:
             where.setdefault(r.question or r.prompt, set()).add(r.item)
     return sum(1 for ids in where.values() if len(ids) > 1)
-
-
-def protocol_differences(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> list[str]:
-    """'decode.steps (64, 128)' for every field on which two protocol cards differ.
-
-    Left out: hashes, and what names the arms and the sample (conditions, planners, seeds, n) rather than the protocol.
-    """
-    if a is None or b is None:
-        return []
-    left, right = dict(_flat(a)), dict(_flat(b))
-    absent = object()
-    return [
-        f"{k} ({_brief(left.get(k, 'not stated'))}, {_brief(right.get(k, 'not stated'))})"
-        for k in dict.fromkeys([*left, *right])
-        if not _beside_protocol(k) and left.get(k, absent) != right.get(k, absent)
-    ]
-
-
-_SAMPLE = ("conditions", "planners", "seeds", "n", "spec")
-
-
-def _beside_protocol(key: str) -> bool:
-    return key.partition(".")[0] in _SAMPLE or key.endswith(("hash", "digest", "fingerprint", "_at"))
-
-
-def _brief(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _flat(card: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in card.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
 
 
 def relabel(files: Sequence[Results]) -> list[Results]:
