@@ -242,8 +242,11 @@ def majority(b: Ballots, *, tie: str = "uniform", unreadable_votes: bool = False
 
 
 def by_confidence(b: Ballots, *, tie: str = "uniform") -> Vote:
-    """Votes weighted by `confidence`, which must not be negative."""
-    return vote(b.answers, b.right, rule=tie, key=b.key(tie), weights=b.measured("confidence"))
+    """Votes weighted by `confidence`, which must not be negative: exp of a mean log probability, not the log itself."""
+    weights = b.measured("confidence")
+    if (weights < 0).any():
+        raise UserError(f"confidence {weights.min():.3g} cannot weigh a vote; give exp(mean log probability)")
+    return vote(b.answers, b.right, rule=tie, key=b.key(tie), weights=weights)
 
 
 WEIGHTINGS: dict[str, Callable[[Floats, float], Floats]] = {
