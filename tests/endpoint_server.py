@@ -63,13 +63,11 @@ class Handler(BaseHTTPRequestHandler):
             s.at_once += 1
             s.most_at_once = max(s.most_at_once, s.at_once)
             act = s.script.popleft() if s.script else "well"
-        try:
-            if s.delay:
-                s.ending.wait(s.delay)
-            self.act(act, body)
-        finally:
-            with s.lock:
-                s.at_once -= 1
+        if s.delay:
+            s.ending.wait(s.delay)
+        with s.lock:
+            s.at_once -= 1  # before the answer, after which the client may send the next request
+        self.act(act, body)
 
     def act(self, act: Any, body: dict[str, Any]) -> None:
         if act == "well":
@@ -85,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         elif act == "drop":
             self.connection.close()
         elif act == "echo":  # repeats the key, in an error longer than what is shown
-            self.reply(400, {"error": {"message": "x" * 190 + " you sent " + self.headers["Authorization"]}})
+            self.reply(400, {"error": {"message": "x" * 170 + " you sent " + self.headers["Authorization"]}})
         elif act == "echo well":
             self.reply(200, self.good(body, text="You sent " + self.headers["Authorization"]))
         elif isinstance(act, bytes):

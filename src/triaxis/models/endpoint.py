@@ -282,6 +282,7 @@ class _Asker:
         prompt, tokens = (_at(usage, n, int, "a whole number") for n in ("prompt_tokens", "completion_tokens"))
         if len(self._key) >= 16:  # a server that repeats the key must not bring it into the bank
             text = text.replace(self._key, "[key]")
+        text = text.encode("utf-8", "replace").decode()  # JSON can spell half a surrogate pair, which no store takes
         # a filter's cut is a cut as well: only "stop" says that the plan came to its end
         return Written(text.strip(), tokens, reason != "stop", tokens, prompt + max(tokens - 1, 0), attempt)
 
