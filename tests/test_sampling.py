@@ -21,18 +21,22 @@ from scipy import stats
 from torch import Tensor
 
 from triaxis.errors import UserError, override
-from triaxis.sampling.denoise import choose, commit
+from triaxis.sampling.denoise import choose, commit, commit_sure
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.noise import ORDER, TOKENS, stream_key, uniforms
 from triaxis.sampling.schedule import Decode
 
 RECORDS = json.loads((PARITY / "recorded.json").read_text())["generate"]
 EXACT = [r for r in RECORDS if r["sampler"] == "LLaDA generate.py"]
+FAST = [r for r in RECORDS if r["sampler"].startswith("Fast-dLLM v1")]
+CACHES = {"generate_with_prefix_cache": "prefix", "generate_with_dual_cache": "dual", "generate": "none"}
 MASK, EOS = 250, 251  # of the parity model
 
 
 def decode_of(record: dict[str, Any]) -> Decode:
-    return Decode(**{name: record[name] for name in ("gen_length", "block_length", "steps", "temperature")})
+    names = ("gen_length", "block_length", "steps", "temperature", "threshold")
+    cache = CACHES[record["sampler"].rsplit(" ", 1)[1]] if record in FAST else "none"
+    return Decode(**{name: record[name] for name in names if name in record}, cache=cache)  # type: ignore[arg-type]
 
 
 def named(record: dict[str, Any]) -> str:
@@ -56,6 +60,92 @@ def test_recorded_completions_token_for_token(parity: Executor, record: dict[str
 def test_a_recorded_batch_is_the_same_one_by_one(parity: Executor, record: dict[str, Any]) -> None:
     alone = [parity.generate_ids([prompt], decode_of(record))[0] for prompt in record["prompt"]]
     assert alone == record["output"]
+
+
+@pytest.mark.parametrize("record", FAST, ids=lambda r: r["sampler"])
+def test_recorded_approximate_completions_token_for_token(parity: Executor, record: dict[str, Any]) -> None:
+    """Fast-dLLM v1's own code: prefix cache, dual cache, threshold, with the passes it counted."""
+    d = decode_of(record)
+    [row] = parity.denoise(record["prompt"], [0], d)
+    assert [row.ids] == record["output"]
+    assert row.forwards == record["nfe"]
+    assert not d.exact
+
+
+def test_the_approximate_records_are_of_three_modes_and_differ_from_the_exact_loop(parity: Executor) -> None:
+    assert len({(decode_of(r).cache, decode_of(r).threshold) for r in FAST}) == 3
+    exact = replace(decode_of(FAST[0]), cache="none")
+    assert exact.exact
+    assert parity.generate_ids(FAST[0]["prompt"], exact) not in [r["output"] for r in FAST]
+
+
+# --- approximate modes: where they must agree with the exact loop, and what they commit ---
+
+SAME: dict[str, dict[str, Any]] = {
+    "everything again at every pass": {"refresh": 1},
+    "one pass a block": {"steps": 3},
+}
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("changes", SAME.values(), ids=SAME)
+@pytest.mark.parametrize("more", [{}, {"temperature": 0.7}, {"cfg_scale": 0.6}], ids=["T=0", "T=0.7", "guided"])
+def test_a_cache_that_is_never_stale_is_exact(
+    parity: Executor, cache: str, changes: dict[str, Any], more: dict[str, Any]
+) -> None:
+    prompts = [[7, 3], [9, 9, 1, 2, 40], [5] * 11]
+    d = override(Decode(gen_length=24, block_length=8, steps=12), {"cache": cache, **changes, **more})
+    exact = replace(d, cache="none", refresh=0)
+    assert parity.generate_ids(prompts, d) == parity.generate_ids(prompts, exact)
+
+
+def test_a_refresh_lies_between_a_stale_cache_and_the_exact_loop(parity: Executor) -> None:
+    prompts, d = [[7, 3, n] for n in range(12)], Decode(gen_length=32, block_length=16, steps=32, cache="dual")
+    exact = parity.generate_ids(prompts, replace(d, cache="none"))
+
+    def changed(refresh: int) -> int:
+        rows = parity.generate_ids(prompts, replace(d, refresh=refresh))
+        return sum(a != b for x, y in zip(rows, exact, strict=True) for a, b in zip(x, y, strict=True))
+
+    counts = {r: changed(r) for r in (0, 8, 2, 1)}
+    assert counts[1] == 0
+    assert counts[0] > counts[2] > 0
+    assert counts[0] > counts[8]
+
+
+def brute(block: list[int], ids: list[int], chances: list[float], d: Decode, mask: int) -> list[int]:
+    """Fast-dLLM's rules from its paper, one row, token by token."""
+    hidden = [i for i, t in enumerate(block) if t == mask]
+    order = sorted(hidden, key=lambda i: (-chances[i], i))
+    if d.threshold is not None:
+        take = {i for i in order if chances[i] >= d.threshold} | set(order[:1])
+    else:
+        assert d.factor is not None
+        fits = [n for n in range(1, len(order) + 1) if (n + 1) * (1 - chances[order[n - 1]]) <= d.factor]
+        take = set(order[: max([1, *fits])])
+    return [ids[i] if i in take else t for i, t in enumerate(block)]
+
+
+@given(st.data())
+def test_what_a_threshold_and_a_factor_commit(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 9))
+    block = data.draw(st.lists(st.sampled_from([99, 99, 1]), min_size=size, max_size=size))
+    chances = data.draw(st.lists(st.sampled_from([0.125, 0.5, 0.75, 0.875, 1.0]), min_size=size, max_size=size))
+    level = data.draw(st.sampled_from([0.25, 0.5, 1.0, 1.5]))
+    d = Decode(factor=level) if data.draw(st.booleans()) else Decode(threshold=min(level, 1.0))
+    ids = list(range(10, 10 + size))
+    found = commit_sure(torch.tensor([block]), torch.tensor([ids]), torch.tensor([chances]), d, 99)
+    assert found.tolist() == [brute(block, ids, chances, d, 99)]
+
+
+def test_a_low_threshold_commits_a_block_a_pass_and_a_high_one_a_token_a_pass(parity: Executor) -> None:
+    prompt, d = [[5, 6, 7]], Decode(gen_length=24, block_length=8, steps=24)
+    [low] = parity.denoise(prompt, [0], replace(d, threshold=1e-9))
+    [high] = parity.denoise(prompt, [0], replace(d, threshold=1.0))
+    assert low.ids == parity.generate_ids(prompt, replace(d, steps=3))[0]
+    assert low.forwards == 3
+    assert high.ids == parity.generate_ids(prompt, d)[0]
+    assert high.forwards == 24
 
 
 # --- a slow reference: LLaDA generate.py as facts.md section 4 describes it, one row, the whole canvas each step ---
@@ -129,6 +219,12 @@ MANY = {
     "random": {"remasking": "random"},
     "guided": {"cfg_scale": 0.7},
     "eos_block": {"stop": "eos_block"},
+    "prefix": {"cache": "prefix"},
+    "dual": {"cache": "dual", "temperature": 0.7},
+    "threshold": {"threshold": 0.02},
+    "factor": {"factor": 3.0, "temperature": 0.7},
+    "threshold, dual, guided": {"threshold": 0.02, "cache": "dual", "cfg_scale": 0.7, "refresh": 2},
+    "threshold, prefix, eos_block": {"threshold": 0.05, "cache": "prefix", "stop": "eos_block"},
 }
 
 
@@ -287,10 +383,14 @@ def counted(network: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[s
     found: Counter[str] = Counter()
     hidden, head = network.hidden, network.head
 
-    def count_hidden(ids: Tensor, valid: Tensor | None = None, select: Tensor | None = None) -> Tensor:
+    def count_hidden(
+        ids: Tensor, valid: Tensor | None = None, select: Tensor | None = None,
+        memory: Any = None, places: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         found["rows"] += ids.shape[0]
-        found["tokens"] += ids.numel() if valid is None else int(valid.sum())
-        return hidden(ids, valid, select)  # type: ignore[no-any-return]
+        whole = ids.numel() if valid is None else int(valid.sum())
+        found["tokens"] += whole if places is None else places.numel()
+        return hidden(ids, valid, select, memory, places)  # type: ignore[no-any-return]
 
     def count_head(states: Tensor) -> Tensor:
         found["positions"] += states.shape[0] * states.shape[1]
@@ -302,7 +402,13 @@ def counted(network: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[s
         yield found
 
 
-@pytest.mark.parametrize("changes", [{}, {"cfg_scale": 0.5}, {"stop": "eos_block"}, {"temperature": 0.7}])
+COUNTED: list[dict[str, Any]] = [
+    {}, {"cfg_scale": 0.5}, {"stop": "eos_block"}, {"temperature": 0.7}, {"cache": "prefix"}, {"cache": "dual"},
+    {"cache": "dual", "cfg_scale": 0.5}, {"threshold": 0.6}, {"threshold": 0.6, "cache": "dual"}, {"factor": 1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", COUNTED, ids=str)
 def test_forwards_and_tokens_are_what_ran(
     tiny: Executor, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
@@ -312,8 +418,13 @@ def test_forwards_and_tokens_are_what_ran(
         rows = tiny.denoise(prompts, [1, 2, 3], d)
     assert sum(r.forwards for r in rows) == ran["rows"]
     assert sum(r.tokens for r in rows) == ran["tokens"]
-    assert ran["positions"] == ran["rows"] * 8, "the head runs on the current block only"
-    if d.stop == "canvas":
+    guided = 2 if d.cfg_scale else 1
+    if not d.by_confidence and d.stop == "canvas":
+        assert ran["positions"] == 3 * 4 * guided * (8 + 6 + 4 + 2), "the head runs on what is hidden in the current block only"
+    assert ran["positions"] <= ran["rows"] * 8
+    if d.by_confidence:
+        assert all(4 <= r.forwards <= 32 for r in rows)
+    elif d.stop == "canvas":
         assert {r.forwards for r in rows} == {16 * (2 if d.cfg_scale else 1)}
     else:
         assert sum(r.forwards for r in rows) < 3 * 16, "rows that ended left"
@@ -426,8 +537,17 @@ BAD_DECODE: list[tuple[dict[str, Any], str, str]] = [
     ({"remasking": None}, "remasking=None", "known: low_confidence, random"),
     ({"stop": "eos-block"}, "stop='eos-block'", "did you mean 'eos_block'"),
     ({"cache": "Prefix"}, "cache='Prefix'", "did you mean 'prefix'"),
-    ({"cache": "dual"}, "cache='dual'", "use threshold=None, cache='none'"),
-    ({"threshold": 0.9}, "threshold=0.9", "use threshold=None, cache='none'"),
+    ({"threshold": 0.0}, "threshold=0.0", "above 0 and at most 1"),
+    ({"threshold": 1.5}, "threshold=1.5", "above 0 and at most 1"),
+    ({"threshold": "0.9"}, "threshold='0.9'", "None or a number"),
+    ({"threshold": True}, "threshold=True", "None or a number"),
+    ({"factor": float("nan")}, "factor=nan", "None or a number"),
+    ({"factor": -1}, "factor=-1", "None or a number"),
+    ({"factor": 1.0, "threshold": 0.9}, "threshold=0.9 and factor=1.0", "exclude"),
+    ({"threshold": 0.9, "remasking": "random"}, "threshold", "use remasking='low_confidence'"),
+    ({"refresh": -1, "cache": "dual"}, "refresh=-1", "whole number"),
+    ({"refresh": 2.0, "cache": "dual"}, "refresh=2.0", "whole number"),
+    ({"refresh": 2}, "refresh=2", "use cache='prefix' or 'dual'"),
 ]
 
 
@@ -465,7 +585,7 @@ def test_decode_is_frozen_and_hashable_and_prints_all_its_fields() -> None:
         d.steps = 3  # type: ignore[misc]
     assert d in {Decode(): 1}
     assert list(d.card()) == ["gen_length", "block_length", "steps", "temperature", "remasking", "cfg_scale",
-                              "threshold", "cache", "stop"]  # fmt: skip
+                              "threshold", "cache", "stop", "factor", "refresh"]  # fmt: skip
 
 
 BAD_PROMPTS: list[tuple[list[Any], str]] = [

@@ -10,12 +10,14 @@ B rows, L canvas tokens, K block tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from triaxis.models.parts import Memory, Shape
+from triaxis.sampling.cache import Keeper, Plan
 from triaxis.sampling.noise import ORDER, TOKENS, uniforms
 from triaxis.sampling.schedule import Decode
 
@@ -23,7 +25,12 @@ from triaxis.sampling.schedule import Decode
 class Network(Protocol):
     """What the loop needs of a diffusion network."""
 
-    def hidden(self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None) -> Tensor: ...
+    shape: Shape
+
+    def hidden(
+        self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None,
+        memory: Memory | None = None, places_BQ: Tensor | None = None,
+    ) -> Tensor: ...  # fmt: skip
     def head(self, hidden: Tensor) -> Tensor: ...
 
 
@@ -33,7 +40,7 @@ class Denoised(NamedTuple):
     ids: list[int]
     ended: bool
     forwards: int  # forward passes this row took part in
-    tokens: int  # canvas tokens those passes read for this row, prompt included
+    tokens: int  # canvas positions those passes computed for this row, prompt included; with a cache, fewer
     order: list[int]  # step that committed each position, -1 where the row left before
     chances: list[float]  # probability of each token when it was committed, 0 where it was not
     path: list[list[int]]  # with `watch`: the whole response as predicted at each step
@@ -52,54 +59,72 @@ class Moment(NamedTuple):
 
 @dataclass(slots=True)
 class _Rows:
-    """The rows still at work. Right-padded, so that every row's positions count from its own column 0."""
+    """Rows at work. Right-padded, so that every row's positions count from its own column 0."""
 
     where: Tensor  # (B,) index into the caller's rows
     canvas: Tensor  # (B, L)
     prompt: Tensor  # (B,) prompt lengths
+    start: Tensor  # (B,) first position of the first block: the prompt's end, or before it where blocks are aligned
+    end: Tensor  # (B,) what follows the last block
     valid: Tensor | None  # (B, L), None when nothing is padded
     keys: Tensor  # (B,) random stream keys
-    order: Tensor  # (B, R) step that committed each response position, -1 before
-    chances: Tensor  # (B, R) float32
-    path: list[Tensor] = field(default_factory=list)  # of each step, (B, R)
+    forwards: Tensor  # (B,) passes taken part in
+    tokens: Tensor  # (B,) positions those passes computed
+    order: Tensor  # (B, L) step that committed each position, -1 before
+    chances: Tensor  # (B, L) float32
 
-    def keep(self, stay_B: Tensor) -> None:
-        self.where, self.canvas, self.prompt = self.where[stay_B], self.canvas[stay_B], self.prompt[stay_B]
-        self.keys, self.order, self.chances = self.keys[stay_B], self.order[stay_B], self.chances[stay_B]
-        self.path = [step_BR[stay_B] for step_BR in self.path]
-        self.valid = None if self.valid is None else self.valid[stay_B]
+    def take(self, rows_B: Tensor) -> _Rows:
+        """Those rows, as a copy. rows_B: numbers or a mask."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return _Rows(**{name: None if value is None else value[rows_B] for name, value in values})
+
+    def put(self, rows_B: Tensor, part: _Rows) -> None:
+        """Write back what a pass changed."""
+        for name in ("canvas", "forwards", "tokens", "order", "chances"):
+            getattr(self, name)[rows_B] = getattr(part, name)
 
 
 def _lay_out(
-    prompts: Sequence[Sequence[int]], keys: Sequence[int], d: Decode, mask_id: int, device: torch.device
+    prompts: Sequence[Sequence[int]], keys: Sequence[int], d: Decode, mask_id: int, device: torch.device, aligned: bool
 ) -> _Rows:
+    """Prompts and masks. aligned: blocks count from position 0, so the first may begin inside the prompt."""
+    k = d.block_length
     lengths = [len(p) for p in prompts]
-    width = max(lengths) + d.gen_length
-    rows = [[*p, *[mask_id] * d.gen_length, *[mask_id] * (width - len(p) - d.gen_length)] for p in prompts]
-    prompt = torch.tensor(lengths, device=device)
-    place = torch.arange(width, device=device)[None]
-    valid = None if min(lengths) == max(lengths) else place < (prompt + d.gen_length)[:, None]
+    starts = [n // k * k if aligned else n for n in lengths]
+    ends = [s + -(-(n + d.gen_length - s) // k) * k for s, n in zip(starts, lengths, strict=True)]
+    width = max(ends)
+    canvas = torch.tensor([[*p, *[mask_id] * (width - len(p))] for p in prompts], device=device)
+    end = torch.tensor(ends, device=device)
+    valid = None if min(ends) == width else torch.arange(width, device=device)[None] < end[:, None]
     everyone = torch.arange(len(prompts), device=device)
-    order = torch.full((len(prompts), d.gen_length), -1, device=device)
-    chances = torch.zeros(len(prompts), d.gen_length, device=device)
-    canvas, streams = torch.tensor(rows, device=device), torch.tensor(keys, device=device)
-    return _Rows(everyone, canvas, prompt, valid, streams, order, chances)
+    return _Rows(
+        everyone, canvas, torch.tensor(lengths, device=device), torch.tensor(starts, device=device), end, valid,
+        torch.tensor(keys, device=device), torch.zeros_like(everyone), torch.zeros_like(everyone), torch.full_like(canvas, -1),
+        torch.zeros(canvas.shape, device=device),
+    )  # fmt: skip
 
 
-def _logits(network: Network, rows: _Rows, select_BK: Tensor, d: Decode, mask_id: int) -> Tensor:
+def _logits(network: Network, rows: _Rows, select_BK: Tensor, d: Decode, mask_id: int, plan: Plan) -> Tensor:
     """Logits of the block, (B, K, V), guided when cfg_scale > 0: the second pass has the prompt hidden."""
+    memory, places = plan
     if d.cfg_scale == 0:
-        return network.head(network.hidden(rows.canvas, rows.valid, select_BK))
+        return network.head(network.hidden(rows.canvas, rows.valid, select_BK, memory, places))
     place = torch.arange(rows.canvas.shape[1], device=rows.canvas.device)[None]
     blind = torch.where(place < rows.prompt[:, None], mask_id, rows.canvas)
-    valid = None if rows.valid is None else torch.cat((rows.valid, rows.valid))
-    both = network.head(network.hidden(torch.cat((rows.canvas, blind)), valid, torch.cat((select_BK, select_BK))))
-    seen, unseen = both.chunk(2)
+    valid, canvas, select, places = (
+        None if t is None else torch.cat(t)
+        for t in (
+            None if rows.valid is None else (rows.valid, rows.valid), (rows.canvas, blind), (select_BK, select_BK),
+            None if places is None else (places, places),
+        )
+    )  # fmt: skip
+    assert canvas is not None
+    seen, unseen = network.head(network.hidden(canvas, valid, select, memory, places)).chunk(2)
     return unseen + (d.cfg_scale + 1) * (seen - unseen)
 
 
 def choose(
-    logits_BKV: Tensor, keys_B: Tensor, step: int, places_BK: Tensor, d: Decode
+    logits_BKV: Tensor, keys_B: Tensor, step: int | Tensor, places_BK: Tensor, d: Decode
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The token wanted at each position, its rank in the order of commitment, and its probability, each (B, K).
 
@@ -126,6 +151,20 @@ def commit(block_BK: Tensor, ids_BK: Tensor, confidence_BK: Tensor, count: int, 
     return torch.where(chosen, ids_BK, block_BK)
 
 
+def commit_sure(block_BK: Tensor, ids_BK: Tensor, chance_BK: Tensor, d: Decode, mask_id: int) -> Tensor:
+    """The block after every hidden position sure enough took its token, the surest one at any rate (`Decode`)."""
+    hidden = block_BK == mask_id
+    ranked = torch.where(hidden, chance_BK, -torch.inf)
+    order = ranked.argsort(dim=-1, descending=True, stable=True)
+    place = torch.arange(ranked.shape[1], device=ranked.device)
+    if d.factor is not None:
+        enough = (place + 2) * (1 - ranked.gather(1, order)) <= d.factor  # place + 1 tokens so far
+    else:
+        enough = ranked.gather(1, order) >= (d.threshold or 0.0)
+    chosen = torch.zeros_like(hidden).scatter_(1, order, enough | (place == 0)) & hidden
+    return torch.where(chosen, ids_BK, block_BK)
+
+
 @torch.inference_mode()
 def denoise(
     network: Network,
@@ -144,68 +183,124 @@ def denoise(
     before: called before every forward pass; adapters are switched there. watch: predict the whole response at
     every step and keep it (`Denoised.path`), which pays for the head on all of it.
     """
-    rows = _lay_out(prompts, keys, d, mask_id, device)
+    aligned = network.shape.attend_block > 0
+    rows = _lay_out(prompts, keys, d, mask_id, device, aligned)
+    job = _Job(network, d, mask_id, aligned, before, watch, Keeper.of(d, network.shape, watch))
     ends = torch.tensor(list(eos_ids), device=device)
     out: list[Denoised | None] = [None] * len(prompts)
-    forwards = 0
-    offsets = torch.arange(d.gen_length if watch else d.block_length, device=device)[None]
-    for block in range(d.blocks):
-        for step, count in enumerate(d.commits(d.block_length)):
-            if before is not None:
-                hidden = (rows.order < 0).float().mean(1)
-                before(Moment(block, d.blocks, step, d.steps // d.blocks, rows.where, hidden))
-            _step(network, rows, offsets, (block, step, count), d, mask_id)
-            forwards += 2 if d.cfg_scale > 0 else 1
-        span = slice(block * d.block_length, (block + 1) * d.block_length)
-        done = rows.canvas.gather(1, rows.prompt[:, None] + torch.arange(span.start, span.stop, device=device))
-        ended = torch.isin(done, ends).any(1)
-        leave = torch.ones_like(ended) if block + 1 == d.blocks else ended & (d.stop == "eos_block")
+    block = 0
+    while len(rows.where):
+        job.block(rows, block)
+        block += 1
+        stop = rows.start + block * d.block_length
+        leave = stop >= rows.end
+        if d.stop == "eos_block":
+            place = torch.arange(rows.canvas.shape[1], device=device)[None]
+            mine = (place >= rows.prompt[:, None]) & (place < stop[:, None])
+            leave = leave | (torch.isin(rows.canvas, ends) & mine).any(1)
         if leave.any():
-            _retire(rows, leave, span.stop, forwards, d, ends, out)
-            rows.keep(~leave)
-            if not len(rows.where):
-                break
+            _retire(rows.take(leave), block, job, ends, out)
+            rows = rows.take(~leave)
+            job.keeper.keep(~leave)
     return [row for row in out if row is not None]
 
 
-def _step(
-    network: Network, rows: _Rows, offsets: Tensor, at: tuple[int, int, int], d: Decode, mask_id: int
-) -> None:
-    """One forward pass: commit the block's most confident tokens and note when and how likely they were."""
-    block, step, count = at
-    whole = offsets.shape[1] > d.block_length  # watched: logits of the whole response, of which the block is a part
-    places = offsets if whole else offsets + block * d.block_length
-    logits = _logits(network, rows, rows.prompt[:, None] + places, d, mask_id)
-    number = block * (d.steps // d.blocks) + step
-    span = slice(block * d.block_length, (block + 1) * d.block_length)
-    mine = logits[:, span] if whole else logits
-    spots = places[:, span] if whole else places
-    select = rows.prompt[:, None] + spots
-    ids, rank, chance = choose(mine, rows.keys, number, spots.expand_as(select), d)
-    was = rows.canvas.gather(1, select)
-    now = commit(was, ids, rank, count, mask_id)
-    fresh = now != was
-    rows.order[:, span] = torch.where(fresh, number, rows.order[:, span])
-    rows.chances[:, span] = torch.where(fresh, chance, rows.chances[:, span])
-    rows.canvas = rows.canvas.scatter(1, select, now)
-    if whole:
-        response = rows.canvas.gather(1, rows.prompt[:, None] + places)
-        rows.path.append(torch.where(response == mask_id, logits.argmax(-1), response))
+@dataclass(slots=True)
+class _Job:
+    """One call of `denoise`: what does not change while its rows do."""
+
+    network: Network
+    d: Decode
+    mask_id: int
+    aligned: bool
+    before: Callable[[Moment], None] | None
+    watch: bool
+    keeper: Keeper
+    paths: dict[int, list[list[int]]] = field(default_factory=dict)  # with watch: row -> prediction at each step
+
+    @property
+    def passes(self) -> int:
+        """Passes a step takes."""
+        return 2 if self.d.cfg_scale > 0 else 1
+
+    def block(self, rows: _Rows, block: int) -> None:
+        """Denoise one block of every row. Rows that have none hidden any more wait for the others without a pass."""
+        d, k = self.d, self.d.block_length
+        counts = d.commits(k)
+        ragged = d.by_confidence or self.aligned
+        span = rows.start[:, None] + block * k + torch.arange(k, device=rows.where.device)
+        left = k
+        for step in range(k if d.by_confidence else len(counts)):
+            at, part, mine = None, rows, span
+            if ragged:
+                hidden = (rows.canvas.gather(1, span) == self.mask_id).any(1)
+                if not hidden.any():
+                    break
+                if not hidden.all():
+                    at = hidden.nonzero()[:, 0]
+                    part, mine = rows.take(at), span[at]
+            count = 0 if d.by_confidence else counts[step]
+            self.step(part, mine, at, (block, step, count), k if ragged else left)
+            left -= count
+            if at is not None:
+                rows.put(at, part)
+
+    def step(self, rows: _Rows, span_BK: Tensor, at: Tensor | None, now: tuple[int, int, int], left: int) -> None:
+        """One forward pass: commit tokens of the block and note when and how likely they were. Changes `rows`."""
+        d, (block, step, count) = self.d, now
+        if self.before is not None:
+            masks = (rows.canvas == self.mask_id) & (rows.order < 0)
+            place = torch.arange(masks.shape[1], device=masks.device)[None]
+            masks &= (place >= rows.prompt[:, None]) & (place < (rows.prompt + d.gen_length)[:, None])
+            share = masks.sum(1) / d.gen_length
+            self.before(Moment(min(block, d.blocks - 1), d.blocks, step, d.steps // d.blocks, rows.where, share))
+        select = span_BK
+        if left < span_BK.shape[1]:  # the hidden positions only, lowest first: there are `left` of them in every row
+            hidden = rows.canvas.gather(1, span_BK) == self.mask_id
+            select = span_BK.gather(1, hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :left])
+        wanted = select
+        if self.watch:
+            wanted = rows.prompt[:, None] + torch.arange(d.gen_length, device=select.device)
+        plan = self.keeper.plan(rows.start, rows.end, block, step, at)
+        logits = _logits(self.network, rows, wanted, d, self.mask_id, plan)
+        mine = logits
+        if self.watch:
+            spots = (select - rows.prompt[:, None]).clamp(0, d.gen_length - 1)
+            mine = logits.gather(1, spots[..., None].expand(-1, -1, logits.shape[-1]))
+        rows.tokens += self.passes * (rows.end if plan.places_BQ is None else plan.places_BQ.shape[1])
+        self.commit(rows, select, mine, count)
+        if self.watch:
+            response = rows.canvas.gather(1, wanted)
+            seen = torch.where(response == self.mask_id, logits.argmax(-1), response)
+            for where, ids in zip(rows.where.tolist(), seen.tolist(), strict=True):
+                self.paths.setdefault(where, []).append(ids)
+
+    def commit(self, rows: _Rows, select_BK: Tensor, logits_BKV: Tensor, count: int) -> None:
+        """Choose and commit at the selected positions. A row's step is the number of its passes so far."""
+        step_B1 = (rows.forwards // self.passes)[:, None]
+        ids, rank, chance = choose(logits_BKV, rows.keys, step_B1, select_BK - rows.prompt[:, None], self.d)
+        rows.forwards += self.passes
+        was = rows.canvas.gather(1, select_BK)
+        if self.d.by_confidence:
+            now = commit_sure(was, ids, chance, self.d, self.mask_id)
+        else:
+            now = commit(was, ids, rank, count, self.mask_id)
+        fresh = now != was
+        rows.canvas.scatter_(1, select_BK, now)
+        rows.order.scatter_(1, select_BK, torch.where(fresh, step_B1, rows.order.gather(1, select_BK)))
+        rows.chances.scatter_(1, select_BK, torch.where(fresh, chance, rows.chances.gather(1, select_BK)))
 
 
-def _retire(
-    rows: _Rows, leave_B: Tensor, done: int, forwards: int, d: Decode, ends: Tensor, out: list[Denoised | None]
-) -> None:
-    """Write the leaving rows to `out`: tokens denoised so far, end marks for what was not."""
-    select = rows.prompt[leave_B][:, None] + torch.arange(done, device=leave_B.device)[None]
-    texts = rows.canvas[leave_B].gather(1, select)
-    filler = [int(ends[0])] * (d.gen_length - done)
-    path = torch.stack(rows.path, 1)[leave_B].tolist() if rows.path else [[]] * len(texts)
+def _retire(rows: _Rows, blocks: int, job: _Job, ends: Tensor, out: list[Denoised | None]) -> None:
+    """Write rows that leave to `out`: tokens denoised so far, end marks for what was not."""
+    d = job.d
+    response = rows.prompt[:, None] + torch.arange(d.gen_length, device=ends.device)
+    done = response < (rows.start + blocks * d.block_length)[:, None]
+    texts = torch.where(done, rows.canvas.gather(1, response), ends[0])
+    ended = (torch.isin(texts, ends) & done).any(1)
     marks = zip(
-        rows.where[leave_B].tolist(), texts.tolist(), torch.isin(texts, ends).any(1).tolist(),
-        rows.prompt[leave_B].tolist(), rows.order[leave_B].tolist(), rows.chances[leave_B].tolist(), path, strict=True,
+        rows.where.tolist(), texts.tolist(), ended.tolist(), rows.forwards.tolist(), rows.tokens.tolist(),
+        rows.order.gather(1, response).tolist(), rows.chances.gather(1, response).tolist(), strict=True,
     )  # fmt: skip
-    for where, ids, end, prompt, order, chances, steps in marks:
-        out[where] = Denoised(
-            ids + filler, end, forwards, forwards * (prompt + d.gen_length), order, chances, steps
-        )
+    for where, ids, end, forwards, tokens, order, chances in marks:
+        out[where] = Denoised(ids, end, forwards, tokens, order, chances, job.paths.get(where, []))

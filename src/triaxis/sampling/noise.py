@@ -38,7 +38,7 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
-def uniforms(keys_B: Tensor, stream: int, step: int, places_BK: Tensor, width: int) -> Tensor:
+def uniforms(keys_B: Tensor, stream: int, step: int | Tensor, places_BK: Tensor, width: int) -> Tensor:
     """Uniform draws in (0, 1), float64, (B, K, width): one per row, place in the completion and token."""
     base = mix(mix(mix(keys_B)[:, None] + places_BK) + (step * 8 + stream))
     cells = base[..., None] + torch.arange(width, device=keys_B.device) * _GOLDEN

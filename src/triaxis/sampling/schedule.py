@@ -1,6 +1,7 @@
 """The decoding protocol as data, and how many tokens each denoising step commits.
 
-Knows nothing of networks. Source: LLaDA generate.py (get_num_transfer_tokens).
+Knows nothing of networks. Sources: LLaDA generate.py (get_num_transfer_tokens); Fast-dLLM (arXiv:2505.22618) for the
+caches, the threshold and the factor.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ class Decode:
     temperature: 0 is greedy; above, Gumbel noise on the logits. remasking: which positions stay hidden.
     cfg_scale: classifier-free guidance, u + (s + 1)(c - u). stop: "canvas" denoises everything,
     "eos_block" ends a row after the block in which its end mark was committed and fills the rest with
-    end marks. threshold and cache are the approximate modes; they are refused until they are built.
+    end marks.
+
+    Approximate modes (other tokens than the exact loop's; `exact` is False and every report says so):
+    threshold: a pass commits every token of at least this probability, and the most probable one at least; `steps` is
+    not looked at. factor: a pass commits the n most probable tokens, n the largest with (n + 1)(1 - p_n) <= factor; at
+    least one (Fast-dLLM's code also takes the last hidden token where it alone fails; its paper, and this, do not).
+    cache: the first pass of a block computes the whole canvas and keeps its keys and values; the others compute the
+    block and what follows ("prefix") or the block only ("dual") and read the rest from there. refresh: with a cache,
+    compute everything again at every `refresh`-th pass of a block; 0: at its first pass only.
     Raises UserError when made with an impossible value.
     """
 
@@ -38,6 +47,8 @@ class Decode:
     threshold: float | None = None
     cache: Literal["none", "prefix", "dual"] = "none"
     stop: Literal["canvas", "eos_block"] = "canvas"
+    factor: float | None = None
+    refresh: int = 0
 
     def __post_init__(self) -> None:
         for name in ("gen_length", "block_length", "steps"):
@@ -62,9 +73,23 @@ class Decode:
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(f"decode {name}={value!r} is unknown{suggest(str(value), allowed)}")
-        if self.threshold is not None or self.cache != "none":
-            given = f"threshold={self.threshold!r}, cache={self.cache!r}"
-            raise UserError(f"decode {given}: approximate modes are not built yet; use threshold=None, cache='none'")
+        self._check_approximate()
+
+    def _check_approximate(self) -> None:
+        for name, most in (("threshold", 1), ("factor", 1000)):
+            value = getattr(self, name)
+            if value is not None and (
+                not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most
+            ):
+                raise UserError(f"decode {name}={value!r} must be None or a number above 0 and at most {most}")
+        if self.threshold is not None and self.factor is not None:
+            raise UserError(f"decode threshold={self.threshold!r} and factor={self.factor!r} exclude each other")
+        if self.by_confidence and self.remasking == "random":
+            raise UserError("decode threshold and factor go by confidence; use remasking='low_confidence' with them")
+        if not isinstance(self.refresh, int) or isinstance(self.refresh, bool) or self.refresh < 0:
+            raise UserError(f"decode refresh={self.refresh!r} must be a whole number of passes, 0 for never")
+        if self.refresh and self.cache == "none":
+            raise UserError(f"decode refresh={self.refresh} needs a cache; use cache='prefix' or 'dual' with it")
 
     def _near_steps(self) -> int:
         whole = self.steps // self.blocks * self.blocks
@@ -73,6 +98,16 @@ class Decode:
     @property
     def blocks(self) -> int:
         return self.gen_length // self.block_length
+
+    @property
+    def by_confidence(self) -> bool:
+        """Whether the number of tokens a pass commits is found at run time, not by the schedule."""
+        return self.threshold is not None or self.factor is not None
+
+    @property
+    def exact(self) -> bool:
+        """Whether this is the reference loop, token for token: no cache, no threshold, no factor."""
+        return self.cache == "none" and not self.by_confidence
 
     @property
     def draws(self) -> bool:

@@ -1,0 +1,93 @@
+"""Which canvas positions a pass computes, and which it takes from keys and values kept before.
+
+Three policies. No cache: everything, every pass. Prefix and dual (Fast-dLLM, arXiv:2505.22618; approximate): everything
+at the first pass of a block, then the block and what follows, or the block only. Block-causal networks (SDAR, LLaDA2):
+exact, because a finished block sees nothing that comes after it; its keys and values are made once, together with the
+first pass of the next block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from triaxis.models.parts import Memory, Shape
+from triaxis.sampling.schedule import Decode
+
+
+class Plan(NamedTuple):
+    """One pass: where keys and values are kept (None: nowhere) and what is computed (None: the whole canvas)."""
+
+    memory: Memory | None
+    places_BQ: Tensor | None
+
+
+@dataclass(slots=True)
+class Keeper:
+    """Plans the passes of a batch and holds its memory."""
+
+    d: Decode
+    shape: Shape
+    keeps: bool  # False: every pass computes everything
+    memory: Memory = field(default_factory=Memory)
+    _part: tuple[Tensor, Memory] | None = None  # rows still open in this block, and their memory
+
+    @classmethod
+    def of(cls, d: Decode, shape: Shape, watch: bool) -> Keeper:
+        return cls(d, shape, (d.cache != "none" or shape.attend_block > 0) and not watch)
+
+    def plan(self, starts_B: Tensor, ends_B: Tensor, block: int, step: int, open_B: Tensor | None) -> Plan:
+        """The pass at `step` of `block`, for all rows or those numbered `open_B`.
+
+        starts_B, ends_B: first position of the first block, and of what follows the last, of those rows.
+        """
+        if not self.keeps:
+            return Plan(None, None)
+        if step == 0:
+            self._part = None
+        if self._full(block, step):
+            self.memory = Memory()
+            self._part = None if open_B is None else (open_B, self.memory)
+            return Plan(self.memory, None)
+        return Plan(self._of(open_B), self._places(starts_B, ends_B, block, step))
+
+    def keep(self, stay_B: Tensor) -> None:
+        """Forget the rows that left, between blocks. A mode that computes everything at a block's start forgets all."""
+        self._part = None
+        if self.shape.attend_block and self.memory.pairs:
+            self.memory = self.memory.take(torch.cat((stay_B, stay_B)) if self.d.cfg_scale > 0 else stay_B)
+        else:
+            self.memory = Memory()
+
+    def _full(self, block: int, step: int) -> bool:
+        if self.shape.attend_block:
+            return block == 0 and step == 0
+        return step == 0 or (self.d.refresh > 0 and step % self.d.refresh == 0)
+
+    def _of(self, open_B: Tensor | None) -> Memory:
+        """The memory of the open rows. Those that wait need theirs again no sooner than the next block rewrites it."""
+        if open_B is None:
+            return self.memory
+        before = self._part
+        if before is None or not torch.equal(before[0], open_B):
+            source = self.memory if before is None else before[1]
+            rows = open_B if before is None else torch.searchsorted(before[0], open_B)
+            if self.d.cfg_scale > 0:
+                size = source.pairs[0][0].shape[0] // 2
+                rows = torch.cat((rows, rows + size))
+            self._part = (open_B, source.take(rows))
+        assert self._part is not None
+        return self._part[1]
+
+    def _places(self, starts_B: Tensor, ends_B: Tensor, block: int, step: int) -> Tensor:
+        """Consecutive positions to compute, (B, Q); a network that shifts needs the one before the block too."""
+        k = self.d.block_length
+        back = self.shape.shift + (k if self.shape.attend_block and step == 0 else 0)
+        count = k
+        if self.d.cache == "prefix" and not self.shape.attend_block:
+            count = int(ends_B[0] - starts_B[0]) - block * k  # the same in every row
+        first = starts_B + block * k - back
+        return first[:, None] + torch.arange(count + back, device=starts_B.device)
