@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from triaxis.errors import UserError
 from triaxis.models.planner import Planner, Written
 from triaxis.plans import bank, corrupt, read
-from triaxis.plans.sources import Maker
+from triaxis.plans.sources import EDITS, Maker
 from triaxis.sampling.executor import Executor
 from triaxis.store import Store
 from triaxis.tasks import load_task
@@ -242,14 +242,64 @@ def test_the_id_of_a_plan_covers_what_can_change_it(tiny: Executor) -> None:
     ids = [
         bank.plan_id(m, source, i)
         for m in (base, maker(tiny, Scribe(), seed=1), maker(tiny, Scribe("scribe-2")))
-        for source in ("true:scribe", "filler:scribe", "numbers:scribe")
+        for source in ("true:scribe", "filler:scribe", "numbers:scribe", "truncate-5:scribe", "truncate-6:scribe")
         for i in base.items[:2]
     ]
     assert len(set(ids)) == len(ids)
     other = replace(base, executor=replace(tiny, checkpoint=replace(tiny.checkpoint, fingerprint="another")))
-    for source, depends in (("gold", True), ("filler:scribe", True), ("other:gold", True), ("true:scribe", False)):
+    for source, depends in (
+        ("gold", True), ("filler:scribe", True), ("random-12", True), ("truncate-5:scribe", True), ("other:gold", True),
+        ("true:scribe", False), ("negate:scribe", False),
+    ):  # fmt: skip
         assert (bank.plan_id(base, source, item) != bank.plan_id(other, source, item)) is depends, source
     assert bank.plan_id(base, "gold", item) == bank.plan_id(maker(tiny, Scribe(), n=50), "gold", item)
+
+
+def test_edits_that_cannot_change_a_plan_say_so(tiny: Executor, tmp_path: Path) -> None:
+    """Brute force: the detail says unchanged exactly where the text is the origin's, for every kind of edit."""
+    m = maker(tiny, Scribe(), n=12)
+    kinds = [f"{k}-9" if k == "truncate" else k for k in EDITS]
+    with Store(tmp_path / "rows.sqlite", write=True) as store:
+        plans = bank.fill(store, m, ["gold", *(f"{k}:gold" for k in kinds)])
+    said = {k: json.loads(row.detail).get("unchanged") for k, row in plans.items()}
+    same = {(s, i): row.text == plans["gold", i].text for (s, i), row in plans.items() if s != "gold"}
+    assert {k: bool(said[k]) for k in same} == same
+    assert set(said.values()) == {None, True}, "stated only where it is so"
+    alone = [k[1] for k, is_same in same.items() if k[0] == "drop-step:gold" and is_same]
+    assert alone == [i.id for i in m.items if len(i.steps) == 1], "a plan of one step keeps it"
+
+
+def test_a_counterfactual_row_implies_the_answer_it_was_made_for(tiny: Executor, tmp_path: Path) -> None:
+    task = load_task("gsm8k")
+    m = replace(maker(tiny, Scribe()), task=task, items=task.items(25))
+    with Store(tmp_path / "rows.sqlite", write=True) as store:
+        plans = bank.fill(store, m, ["gold", "counterfactual:gold"])
+    told = {i.id: json.loads(plans["counterfactual:gold", i.id].detail) for i in m.items}
+    changed = {i: d for i, d in told.items() if "unchanged" not in d}
+    assert len(changed) > 12
+    for item, d in changed.items():
+        assert d["implied"] != d["gold"]
+        assert not d["leaks"]
+        assert read.leaks(plans["counterfactual:gold", item].text, d["implied"])
+        assert d["steps_right"] is not True
+    gold = [json.loads(plans["gold", i.id].detail)["steps_right"] for i in m.items]
+    assert set(gold) == {True, None}, "a gold plan is right, or its text cannot be read in full"
+
+
+def test_a_fixed_filler_is_of_no_plan(tiny: Executor) -> None:
+    m = maker(tiny, Scribe())
+    for kind in ("filler", "random", "dots"):
+        plans = m.make(f"{kind}-12", m.items)
+        assert {(len(tiny.encode(p.text)), p.tokens, p.unchanged) for p in plans} == {(12, 12, False)}
+    assert len({p.text for p in m.make("random-12", m.items)}) == len(m.items), "drawn for each item"
+
+
+def test_a_truncated_plan_is_measured_in_the_executors_tokens(tiny: Executor) -> None:
+    m = maker(tiny, Scribe(), n=20)
+    for cut, plan in zip(m.make("truncate-8:gold", m.items), m.make("gold", m.items), strict=True):
+        assert plan.text.startswith(cut.text)
+        assert cut.tokens == len(tiny.encode(cut.text)) == min(8, plan.tokens)
+        assert cut.truncated is (plan.tokens > 8)
 
 
 # --- sources ---
@@ -292,6 +342,17 @@ def test_sources_that_cannot_be(tiny: Executor) -> None:
     m = maker(tiny, Scribe())
     with pytest.raises(UserError, match="no plan source named 'fillr'; did you mean 'filler'"):
         m.make("fillr:gold", m.items)
+    for source, message in (
+        ("truncate:gold", "needs a length in executor tokens, such as truncate-8:gold"),
+        ("filler-12:gold", "a filler of a fixed length has no origin; write 'filler-12'"),
+        ("negate", "needs the plan it is made of, such as negate:gold"),
+        ("true", "needs the plan it is made of, such as true:gold"),
+        ("negate-3:gold", "no plan source named 'negate-3'; did you mean 'negate'"),
+        ("randm-3", "no plan source named 'randm'; did you mean 'random'"),
+        ("gold-3", "'gold' takes no length"),
+    ):
+        with pytest.raises(UserError, match=message):
+            m.make(source, m.items)
     with pytest.raises(UserError, match="no planner named 'scrib'; did you mean 'scribe'"):
         m.make("true:scrib", m.items)
     bare = Item("x", "What?", "5")

@@ -64,10 +64,11 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
 def detail(text: str, item: Item, implied: str | None = None, unchanged: bool = False) -> str:
     """What the estimates need to know of a plan, so that they need neither tasks nor parsers, as JSON.
 
-    implied: the answer it implies, as given or else read; None where none can be read. steps_right: whether its calculations are the gold
-    ones; None where no gold steps are known, or the gold plan itself cannot be read in full. leaks: it states the
-    right answer, in digits or in words. gold: the right answer. unchanged: true, and only there, for an edit that
-    could not change its plan. Answers are spelled as grades spell them, so that they can be compared as text.
+    implied: the answer it implies, as given or else read; None where none can be read. steps_right: whether its
+    calculations are the gold ones; None where no gold steps are known, or the gold plan itself cannot be read in full.
+    leaks: it states the right answer, in digits or in words. gold: the right answer. unchanged: true, and only there,
+    for an edit that could not change its plan. Answers are spelled as grades spell them, so that they can be compared
+    as text.
     """
     implied = implied or read.implied_answer(text)
     return json.dumps(

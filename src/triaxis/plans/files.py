@@ -242,6 +242,10 @@ class BankPlanner:
             raise UserError(f"bank {self.name!r} has no plan for a question that is not its task's: {strange[:40]!r}")
         return self.plans([by_question[q] for q in questions], task)
 
+    def complete(self, prompts: Sequence[str], *settings: object, **named: object) -> list[Written]:
+        """A bank answers no prompt but its task's questions. Always UserError."""
+        raise UserError(f"bank {self.name!r} holds plans and completes no prompts; leave out the arms that ask for it")
+
 
 def open_bank(spec: str) -> BankPlanner:
     """The bank called `spec` ("file:PATH", "file:NAME" or without "file:") as a planner. UserError if unusable."""
