@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from triaxis.cli.options import Json
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
+    from triaxis.models.planner import Planner
     from triaxis.plans.files import Bank
     from triaxis.plans.sources import Plan
     from triaxis.tasks.base import Item, Task
@@ -64,29 +65,41 @@ def build_bank(
     n: Annotated[int | None, typer.Option(help="Items; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the items.")] = 0,
     split: Annotated[str, typer.Option(help="Split of the task.")] = "test",
+    setting: Annotated[list[str] | None, typer.Option("--plan-set", help="How it writes, such as budget=32.")] = None,
     json_: Json = False,
 ) -> None:
     """Make a planner's plans and write them as a bank. Goes on where it stopped; a larger --n extends a bank."""
-    from triaxis.cli.study import Bar
+    from triaxis.cli.study import Bar, _settings
     from triaxis.plans.build import build
     from triaxis.tasks import load_task
 
     of = load_task(task)
     of.items(n, split=split, seed=seed)  # wrong names are told before a planner is loaded
     asked = {"planner": planner, "task": task, "split": split, "n": n, "seed": seed, "out": out.name}
-    parts = (f"--{name} {shlex.quote(str(value))}" for name, value in asked.items() if value is not None)
-    command = " ".join(("triaxis plans build", *parts))
+    told = [(name, value) for name, value in asked.items() if value is not None]
+    told += [("plan-set", pair) for pair in setting or []]
+    command = " ".join(("triaxis plans build", *(f"--{name} {shlex.quote(str(value))}" for name, value in told)))
     with Bar() as bar:
-        made = build(_opened(planner), of, n, out, split=split, seed=seed, command=command, progress=bar)
+        made = build(
+            _opened(planner, _settings(setting or [])),
+            of,
+            n,
+            out,
+            split=split,
+            seed=seed,
+            command=command,
+            progress=bar,
+        )
     _say(made, "bank", json_)
 
 
-def _opened(name: str) -> Any:
-    """The planner of that name; banks are planners too."""
-    from triaxis.plans import files
+def _opened(name: str, settings: Mapping[str, object]) -> Planner:
+    """The planner of that name with its settings."""
+    from triaxis.errors import override
+    from triaxis.models.planner import Writing
     from triaxis.plans.sources import planner_table
 
-    return files.open_bank(name) if name.startswith(files.PREFIX) else planner_table([name])[name]()
+    return planner_table([name], writing=override(Writing(), settings))[name]()
 
 
 @group.command("show")
