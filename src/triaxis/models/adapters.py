@@ -294,13 +294,13 @@ class Mounted:
     switch: Switch = field(default_factory=Switch)
 
     @contextmanager
-    def on(self, **scales: float) -> Iterator[nn.Module]:
+    def on(self, **scales: float) -> Iterator[Any]:
         """The named adapters on with these factors for all rows; off again afterwards, also on an error."""
         with self.gated([tuple(scales.get(n, 0.0) for n in self.names)]) as network:
             yield network
 
     @contextmanager
-    def gated(self, gates: Sequence[Gate]) -> Iterator[nn.Module]:
+    def gated(self, gates: Sequence[Gate]) -> Iterator[Any]:
         """One gate for all rows, or one a row."""
         before = self.switch.gate, self.switch.rows
         self.switch.set(gates, next(self.network.parameters()).device)

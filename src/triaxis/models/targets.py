@@ -93,7 +93,7 @@ def meant(found: Linears, target: str) -> str:
 def pattern(found: Linears, targets: Sequence[str]) -> str:
     """A pattern that means the targets (by any family's names) in every layer, and nothing outside the layers."""
     own = dict.fromkeys(n for t in targets for n in (meant(found, t) or t.rsplit(".", 1)[-1],) if n in found.leaves)
-    root = next(iter(found.layered)).rsplit(".", 2)[-3] if found.layered else "layers"
+    root = next(iter(found.layered)).split(".")[-3] if found.layered else "layers"
     return rf".*\.{root}\.\d+\.({'|'.join(own or found.leaves)})"
 
 

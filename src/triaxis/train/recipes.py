@@ -16,8 +16,8 @@ class Recipe:
 
     targets: names within a layer, or "all", "attention", "ffn". layers: share of the depth, (0.75, 1) is the last
     quarter. batch: rows a step over all processes; accumulate: parts a step is computed in. rate rises over `warmup`
-    steps and falls to zero as a cosine. low, high, weight, draw, block_share: see `train.loss.Masking`. span: response, answer,
-    block:I-J. end: "fill" scores every end mark, "one" the first. every: steps between checkpoints and held-out
+    steps and falls to zero as a cosine. low, high, weight, draw, block_share: see `train.loss.Masking`. span: response,
+    answer, block:I-J. end: "fill" scores every end mark, "one" the first. every: steps between checkpoints and held-out
     evaluations. patience: evaluations without a better held-out loss before it stops; 0 never stops.
     """
 
