@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from triaxis.conditions import Condition, default_conditions, select
+from triaxis.conditions import Condition, load_preset, select
 from triaxis.estimate import axes
 from triaxis.store import GradeRow, PlanRow, Row, Store, identity
 
@@ -32,11 +33,16 @@ SKILL = {
 
 
 def simulate(
-    n: int, planners: dict[str, int], conditions: tuple[str, ...] = (), extra: str = "", seed: int = 0
+    n: int,
+    planners: dict[str, int],
+    conditions: tuple[str, ...] = (),
+    extra: str = "",
+    seed: int = 0,
+    preset: str = "quick",
 ) -> tuple[list[Row], dict[str, GradeRow], dict[str, PlanRow], list[dict[str, Any]]]:
     """Rows, grades, plans and condition cards of a made-up study with true shapes. `extra` goes into every text."""
     rng = random.Random(seed)
-    table = default_conditions(planners)
+    table = load_preset(preset).conditions(planners)
     table = select(table, conditions) if conditions else table
     rows: list[Row] = []
     grades: dict[str, GradeRow] = {}
@@ -64,15 +70,17 @@ def _plan(rng: random.Random, c: Condition, item: str, abc: tuple[int, int, int]
     if not c.plan:
         return None
     total, (a, b, k) = (abc[0] + abc[1]) * abc[2], abc
-    good = c.plan == "gold" or (
-        c.kind == "true" and rng.random() < {"s": 0.3, "m": 0.6, "l": 0.9}.get(c.planner[-1], 0.5)
-    )
-    if c.kind == "filler":
+    likely = {"s": 0.3, "m": 0.6, "l": 0.9}.get(c.planner[-1:], 0.5)
+    good = c.plan == "gold" or (c.kind in ("true", "") and rng.random() < likely)
+    if c.kind in ("filler", "random", "dots"):
         text, implied = " ".join(["and so on"] * 4), None
     else:
         implied = total if good else total + rng.randint(1, 9)
         text = f"{a} plus {b} is {a + b}; {a + b} times {k} is {implied} {extra}"
-    detail = {"implied": implied and str(implied), "steps_right": None if implied is None else good, "gold": str(total)}
+    detail = {
+        "implied": implied and str(implied), "steps_right": None if implied is None else good, "gold": str(total),
+        "leaks": good and rng.random() < 0.5,
+    }  # fmt: skip
     return PlanRow(
         identity({"i": item, "s": c.plan}), item, c.plan, 0, text, len(text.split()), False, json.dumps(detail)
     )
@@ -87,6 +95,7 @@ def _row(
         skill = 0.93 if json.loads(plan.detail)["steps_right"] else 0.6
     if c.branches > 1:
         skill = 0.62
+    skill -= {"before": 0.1, "reply": 0.3}.get(c.scaffold.placement, 0) if c.role == "factorial" else 0
     chance = min(1.0, max(0.0, skill + (ease - 0.5)))
     total = (abc[0] + abc[1]) * abc[2]
     unreadable = rng.random() < 0.03
@@ -95,6 +104,9 @@ def _row(
     text = f"{abc[0]} + {abc[1]} = {abc[0] + abc[1]}\n{abc[0] + abc[1]} * {abc[2]} = {answer}\n{extra}\n#### {answer}"
     key = identity({"c": c.name, "i": item, "b": branch})
     row = Row(key, c.name, item, branch, 0, plan.id if plan else "", user, text, 9000, 64, rng.random() > 0.02)
+    row = replace(
+        row, length=20, tokens=900 if c.writer else 9000, trace=json.dumps({"order": rng.sample(range(20), 20)})
+    )
     verdict = "unreadable" if unreadable else "right" if right else "wrong"
     return row, GradeRow(key, verdict, answer, "none" if unreadable else "marked", int(right))
 
@@ -124,7 +136,8 @@ def protocol_of(cards: list[dict[str, Any]], planners: dict[str, int], n: int) -
         "study_hash": "fedcba9876543210",
         "executor": {
             "name": "tiny", "fingerprint": "aa11", "family": "tiny", "parameters": 931_000, "dtype": "float32",
-            "device": "cpu", "start": "<bos>", "system": "", "content": "{text}\n", "reply": "Answer: ", "ends": ["<eos>"],
+            "device": "cpu", "start": "<bos>", "system": "", "content": "{text}\n", "reply": "Answer: ",
+            "ends": ["<eos>"],
         },
         "decode": {
             "gen_length": 48, "block_length": 16, "steps": 24, "temperature": 0.0, "threshold": None, "stop": "canvas",

@@ -152,7 +152,7 @@ def test_page_nests_names_its_parts_and_needs_nothing_else(html: str) -> None:
 def test_every_plot_has_a_title_and_its_intervals(html: str, study: Path) -> None:
     page = Tags(html)
     drawn = [a for t, a in page.tags if t == "svg"]
-    assert len(drawn) == 8
+    assert len(drawn) == 12  # six figures, each for a screen and for a phone
     assert all(a["role"] == "img" and a["aria-labelledby"] for a in drawn)
     found = load(study)["axes"]
     for e in (*found["brittleness"]["effects"], *(p["content"] for p in found["trust"]["planners"])):

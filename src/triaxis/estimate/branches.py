@@ -79,6 +79,7 @@ def branches(t: Table, name: str) -> dict[str, Any]:
     majority = np.clip(np.mean([d.maj_at_k.score for d in seeds], axis=0), 0.0, 1.0)
     vote = np.asarray(np.mean([d.vote.score for d in seeds], axis=0), dtype=float)
     return {
+        "condition": name,
         "branches": size,
         "tie_rule": "uniform",
         "ties": sum(int(np.sum(d.vote.tie)) for d in seeds),

@@ -27,7 +27,11 @@ class Answer(NamedTuple):
 def answers(summary: Mapping[str, Any]) -> list[Answer]:
     """Three answers, in the order of the axes."""
     axes = summary["axes"]
-    return [_shape(axes["brittleness"]), _content(axes["trust"]), _votes(axes["diversity"])]
+    return [
+        _shape(axes["brittleness"], axes.get("factorial") or ()),
+        _content(axes["trust"]),
+        _votes(axes["diversity"]),
+    ]
 
 
 def sorted_warnings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -39,14 +43,26 @@ def sorted_warnings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return [w for w in summary["warnings"] if w not in single], single
 
 
-def _shape(axis: Mapping[str, Any] | None) -> Answer:
+def _shape(axis: Mapping[str, Any] | None, designs: Sequence[Mapping[str, Any]]) -> Answer:
     title = ("Axis 1, brittleness", "What does a plan-shaped scaffold without content cost?")
-    if axis is None:
-        return _unmeasured(*title)
-    effects = axis["effects"]
     said = {"drop": "cost{s} accuracy", "lift": "raise{s} it"}
-    lead = f"Of {_count(effects, 'content-free shape')}, {_groups(effects, said)}."
-    return Answer(*title, lead, *_overall(effects))
+    costs = [{**e, "name": f"grid {d['grid']}, {e['name']}"} for d in designs for e in d["cost"]]
+    if axis is None and not costs:
+        return _unmeasured(*title)
+    text = []
+    if axis is not None:
+        text.append(f"Of {_count(axis['effects'], 'content-free shape')}, {_groups(axis['effects'], said)}.")
+    if costs:
+        text.append(f"Of {_count(costs, 'mean')} over the shapes of a grid, {_groups(costs, said)}.")
+    factors = [
+        {**e["effect"], "name": f"{d['grid']}, {e['effect']['name']}"}
+        for d in designs
+        for e in d["effects"]
+        if len(e["factors"]) == 1 and kind(e["effect"]["verdict"]) in said
+    ]
+    if factors:
+        text.append(f"{_count(factors, 'level')} of a factor differ from its first: {_extreme(factors)}.")
+    return Answer(*title, " ".join(text), *_overall(costs if axis is None else axis["effects"]))
 
 
 def _content(axis: Mapping[str, Any] | None) -> Answer:

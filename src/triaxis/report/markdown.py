@@ -1,4 +1,4 @@
-"""The condition and effect tables of a summary as Markdown, for a README or an issue."""
+"""The tables of a summary as Markdown, for a README or an issue."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triaxis.report import words
+from triaxis.report.sections import every_effect, failures
 from triaxis.report.words import points, span
 
 Json = Mapping[str, Any]
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """Two pipe tables: accuracy by condition, then every effect of the axes that were measured."""
+    """Pipe tables: accuracy by condition, every effect that was measured, failures of format where there are any.
+
+    A line with the protocol's hash comes last: numbers of two protocols are not to be read beside one another.
+    """
     heads: Sequence[str] = (
         "condition",
         "right, %",
@@ -23,28 +27,20 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "truncated, %",
         "forwards",
     )
-    conditions = _table(heads, [_condition(c) for c in summary["conditions"]])
+    tables = [_table(heads, [_condition(c) for c in summary["conditions"]])]
     heads = ("axis", "effect", "points", f"{words.LEVEL} interval", "n", "gain", "loss", "p (Holm)", "MDE80", "verdict")
-    return f"{conditions}\n\n{_table(heads, _effects(summary['axes']))}\n"
+    tables.append(_table(heads, [[axis, *_effect(e)] for axis, e in every_effect(summary)]))
+    # rates in %, and how many of the lost items have one of these failures
+    if (found := failures(summary["conditions"])) is not None:
+        grid = found["table"]
+        tables.append(_table([text for text, _ in grid.heads], grid.rows))
+    return "\n\n".join([*tables, f"Protocol {_cell(summary['study']['protocol_hash'])}."]) + "\n"
 
 
 def _condition(c: Json) -> list[str]:
     rates = (points(c[key], sign=False) for key in ("unreadable", "truncated"))
     accuracy = (points(c["accuracy"], sign=False), span(c["low"], c["high"], sign=False))
     return [c["name"], *accuracy, str(c["n"]), *rates, words.number(c["forwards"])]
-
-
-def _effects(axes: Json) -> list[list[str]]:
-    found: list[tuple[str, Json]] = []
-    if axis := axes["brittleness"]:
-        found += [("1", e) for e in axis["effects"]]
-    if axis := axes["trust"]:
-        for p in axis["planners"]:
-            found += [("2", e) for e in (p["content"], p["scaffold"], *p["corruptions"].values())]
-        found += [("2", axis["slope"])] if axis["slope"] is not None else []
-    if axis := axes["diversity"]:
-        found += [("3", e) for e in (axis["useful"], *axis["effects"])]
-    return [[axis_number, *_effect(e)] for axis_number, e in found]
 
 
 def _effect(e: Json) -> list[str]:

@@ -14,9 +14,10 @@ from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from triaxis.report import plots, words
+from triaxis.report import sections, words
 from triaxis.report.answer import answers, sorted_warnings
 from triaxis.report.flips import Flips, Pair
+from triaxis.report.sections import markup
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -47,112 +48,31 @@ def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
     shown = [] if flips is None else _flips(templates, flips)
     script = _read("filter.js")
     study, axes = summary["study"], summary["axes"]
-    tests = dict.fromkeys(e["method"] for e in _effects(axes))
+    tests = dict.fromkeys(e["method"] for _, e in sections.every_effect(summary))
     return templates.get_template("report.html.j2").render(
         title=f"{study['executor']} on {study['task']}",
         facts=_facts(study),
         answers=answers(summary),
         warnings=sorted_warnings(summary),
-        axis1=_axis1(axes["brittleness"]),
-        axis2=_axis2(axes["trust"]),
-        axis3=_axis3(axes["diversity"]),
+        axis1=sections.axis1(axes["brittleness"]),
+        designs=sections.designs(axes.get("factorial") or ()),
+        axis2=sections.axis2(axes["trust"]),
+        axis3=sections.axis3(axes["diversity"]),
+        pipelines=sections.pipelines(axes.get("pipelines")),
+        failures=sections.failures(summary["conditions"]),
         conditions=_conditions(summary, protocol),
         cost=_cost(summary["cost"]),
         flips=shown,
         shown_line=_shown_line(shown),
         cards=cards(protocol),
+        protocol_hash=protocol["protocol_hash"],
         tests=list(tests),
         footer=_footer(protocol),
         level=words.LEVEL,
-        style=_markup(_read("style.css")),
-        script=_markup(script),
+        style=markup(_read("style.css")),
+        script=markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-# ---------------------------------------------------------------- the three axes
-
-
-def _axis1(axis: Json | None) -> Json | None:
-    if axis is None:
-        return None
-    marks = [_mark(e) for e in axis["effects"]]
-    title = "Forest plot: each shape minus the bare question. The table below holds the same numbers."
-    figure = plots.forest([plots.Group("", marks)], title=title, axis="points of accuracy", name="forest1")
-    spread = _line(axis["spread"], "spread, best minus worst", signed=False)
-    said = "the shapes differ" if axis["spread"]["verdict"] == "drop" else spread["said"]
-    groups = [
-        ("", [_line(e) for e in axis["effects"]]),
-        ("Over all shapes", [{**spread, "said": said, "kind": "plain"}]),
-    ]
-    return {**axis, "figure": _markup(figure), "groups": groups, "spread_p": words.p_value(axis["spread"]["p"])}
-
-
-def _axis2(axis: Json | None) -> Json | None:
-    if axis is None:
-        return None
-    planners = axis["planners"]
-    named = [
-        ("Content: true plan minus its twin", [(p["planner"], p["content"]) for p in planners]),
-        ("Scaffold: twin minus the bare question", [(p["planner"], p["scaffold"]) for p in planners]),
-        (
-            "Corruption: corrupted plan minus the true plan",
-            [(f"{op} [{p['planner']}]", e) for p in planners for op, e in p["corruptions"].items()],
-        ),
-    ]
-    groups = [plots.Group(title, [_mark(e, label) for label, e in effects]) for title, effects in named if effects]
-    title = "Forest plot: content, scaffold and corruption effects. The table below holds the same numbers."
-    figure = plots.forest(groups, title=title, axis="points of accuracy", name="forest2")
-    lines = [(title, [_line(e, label) for label, e in effects]) for title, effects in named if effects]
-    if axis["slope"] is not None:
-        lines.append(("Content over planner size", [_line(axis["slope"], "per tenfold parameters")]))
-    return {**axis, "figure": _markup(figure), "groups": lines}
-
-
-def _axis3(axis: Json | None) -> Json | None:
-    if axis is None:
-        return None
-    series = {"no scaffold": axis, **axis["scaffolded"]}
-    groups = [plots.Group(name, _branch_marks(b)) for name, b in series.items()]
-    title = "Accuracy of one branch, of the vote and of the oracle. The table below holds the same numbers."
-    figure = plots.forest(groups, title=title, axis="% of items right", name="forest3", sign=False)
-    title = "pass@k against the number of branches. The table below holds its ends."
-    curves = plots.curves(series, title=title, name="curves3")
-    lines = [("", [_line(e) for e in (axis["useful"], *axis["effects"])])]
-    return {"series": series, "figure": _markup(figure), "curves": _markup(curves), "groups": lines}
-
-
-def _branch_marks(b: Json) -> list[plots.Mark]:
-    first, last = b["pass_at_k_interval"][0], b["pass_at_k_interval"][-1]
-    low, high = b["vote_interval"]
-    ties = (b["vote_low_tie"], b["vote_high_tie"]) if b["ties"] else None
-    return [
-        plots.Mark("one branch", b["per_branch"], first[0], first[1]),
-        plots.Mark(f"vote of {b['branches']}", b["vote"], low, high, inner=ties),
-        plots.Mark("oracle, at least one right", b["oracle"], last[0], last[1]),
-    ]
-
-
-def _mark(effect: Json, label: str = "") -> plots.Mark:
-    return plots.effect_mark(effect, words.kind(effect["verdict"]), label)
-
-
-def _line(effect: Json, label: str = "", *, signed: bool = True) -> dict[str, Any]:
-    """An Effect as a line of an effect table."""
-    said = effect["verdict"]
-    return {**effect, "label": label or effect["name"], "signed": signed, "said": said, "kind": words.kind(said)}
-
-
-def _effects(axes: Json) -> list[Json]:
-    found: list[Json] = []
-    if axis := axes["brittleness"]:
-        found += [*axis["effects"], axis["spread"]]
-    if axis := axes["trust"]:
-        found += [e for p in axis["planners"] for e in (p["content"], p["scaffold"], *p["corruptions"].values())]
-        found += [axis["slope"]] if axis["slope"] else []
-    if axis := axes["diversity"]:
-        found += [axis["useful"], *axis["effects"]]
-    return found
 
 
 # ---------------------------------------------------------------- words around the numbers
@@ -284,13 +204,6 @@ def _templates() -> Environment:
     made.filters["count"] = lambda x: words.number(x, 0)
     made.globals |= {"span": words.span, "level": words.LEVEL, "unbroken": words.unbroken}
     return made
-
-
-def _markup(text: str) -> Any:
-    """Text of our own making that the template must not escape."""
-    from markupsafe import Markup
-
-    return Markup(text)
 
 
 def _read(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures as inline SVG: forests of effects and the branch curves, each with its interval.
+"""Figures as inline SVG: forests of effects, branch curves and costs, each with its interval.
 
 Matplotlib's Figure and its SVG backend, never pyplot, imported when the first figure is drawn. Colours are CSS
 variables of the page, so that one drawing serves light, dark and print; text stays text. Every figure is drawn
@@ -63,7 +63,8 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One line of a forest, in shares. `inner` is a second, inner range such as the bounds of a tie rule."""
+    """One line of a forest, in shares. `inner` is a second, inner range such as the bounds of a tie rule, `outer` an
+    outer one such as an interval that holds for a whole family."""
 
     label: str
     value: float
@@ -72,6 +73,7 @@ class Mark:
     note: str = ""
     kind: Kind | str = "ink"
     inner: tuple[float, float] | None = None
+    outer: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,30 @@ class Group:
     marks: Sequence[Mark]
 
 
-def effect_mark(effect: Mapping[str, Any], kind: Kind, label: str = "") -> Mark:
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Shares against k = 1, 2, ..., with an interval each."""
+
+    name: str
+    values: Sequence[float]
+    intervals: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A share against a cost, intervals both ways. `number` stands beside it; `hollow`: nothing recommends it."""
+
+    number: str
+    accuracy: tuple[float, float, float]  # low, value, high
+    cost: tuple[float, float, float]
+    hollow: bool = False
+
+
+def effect_mark(effect: Mapping[str, Any], kind: Kind, label: str = "", outer: Sequence[float] | None = None) -> Mark:
     """An Effect as a line of a forest."""
     note = f"n {effect['n']}"
-    return Mark(label or effect["name"], effect["value"], effect["low"], effect["high"], note, kind)
+    ends = None if outer is None else (outer[0], outer[1])
+    return Mark(label or effect["name"], effect["value"], effect["low"], effect["high"], note, kind, outer=ends)
 
 
 def forest(groups: Sequence[Group], *, title: str, axis: str, name: str, sign: bool = True) -> str:
@@ -97,11 +119,20 @@ def forest(groups: Sequence[Group], *, title: str, axis: str, name: str, sign: b
         )
 
 
-def curves(series: Mapping[str, Mapping[str, Any]], *, title: str, name: str) -> str:
-    """pass@k of each series with its interval as a band, two SVGs. A series is the summary's branch object."""
+def curves(series: Sequence[Curve], *, title: str, axis: str, name: str) -> str:
+    """Shares against the number of branches, intervals as bands, two SVGs."""
     with _drawing(name) as canvas:
         return "\n".join(
-            _svg(_curves(canvas, series, wide), f"{name}-{kind}", kind, title)
+            _svg(_curves(canvas, series, axis, wide), f"{name}-{kind}", kind, title)
+            for kind, wide in (("wide", True), ("narrow", False))
+        )
+
+
+def costs(spots: Sequence[Spot], *, title: str, axis: str, name: str) -> str:
+    """Accuracy against cost, both with intervals, two SVGs."""
+    with _drawing(name) as canvas:
+        return "\n".join(
+            _svg(_costs(canvas, spots, axis, wide), f"{name}-{kind}", kind, title)
             for kind, wide in (("wide", True), ("narrow", False))
         )
 
@@ -137,7 +168,8 @@ def _scale(figure: Figure, marks: Sequence[Mark], ends: tuple[float, float], axi
     """Draw the horizontal axis between two places in inches, with its grid; where a value lies on it."""
     from matplotlib.ticker import MaxNLocator
 
-    low, high = 100 * min(m.low for m in marks), 100 * max(m.high for m in marks)
+    ends_of = [(m.low, m.high) if m.outer is None else m.outer for m in marks]
+    low, high = 100 * min(e[0] for e in ends_of), 100 * max(e[1] for e in ends_of)
     if sign:
         low, high = min(low, 0), max(high, 0)
     pad = PAD_RATIO * max(high - low, 1)
@@ -171,6 +203,8 @@ def _mark(figure: Figure, m: Mark, at: Scale, y: float, sign: bool) -> None:
     colour = _INK[m.kind]
     face = _INK["paper"] if m.kind == "open" else colour
     dot = {"marker": "o" if sign else "D", "markevery": [1], "ms": MARK_PT, "mfc": face, "mec": colour, "mew": LINE_PT}
+    if m.outer is not None:
+        _line(figure, [at(100 * x) for x in m.outer], (y, y), color=colour, lw=HAIR_PT)
     ends = [at(100 * x) for x in (m.low, m.value, m.high)]
     _line(figure, ends, (y, y, y), color=colour, lw=LINE_PT, solid_capstyle="butt", **dot)
     if m.inner is not None:
@@ -212,31 +246,58 @@ def _short(label: str) -> str:
 _LINES = (("ink", "-", "o"), ("second", "--", "s"), ("same", ":", "^"), ("lift", "-.", "v"), ("open", "-", "D"))
 
 
-def _curves(canvas: type[Figure], series: Mapping[str, Mapping[str, Any]], wide: bool) -> Figure:
+def _curves(canvas: type[Figure], series: Sequence[Curve], axis: str, wide: bool) -> Figure:
     """The key stands at the right end on a screen and under the axis on a phone."""
-    width, right, key = (WIDE_IN, LABEL_IN, 0) if wide else (NARROW_IN, EDGE_IN, ROW_IN * len(series))
+    figure, ax = _panel(canvas, wide, 0 if wide else ROW_IN * len(series), LABEL_IN if wide else EDGE_IN)
+    height, key = figure.get_figheight(), ROW_IN * len(series)
+    for place, (curve, (colour, dash, mark)) in enumerate(zip(series, cycle(_LINES), strict=False)):
+        line: dict[str, Any] = {"color": _INK[colour], "ls": dash, "marker": mark, "ms": MARK_PT, "lw": LINE_PT}
+        k = range(1, len(curve.values) + 1)
+        low, high = ([100 * ends[i] for ends in curve.intervals] for i in (0, 1))
+        ax.fill_between(k, low, high, color=_INK[colour], alpha=BAND_ALPHA, lw=0)
+        ax.plot(k, [100 * x for x in curve.values], **line)
+        x = WIDE_IN - LABEL_IN + EDGE_IN if wide else TICK_IN
+        y = (height if wide else key) - ROW_IN * (place + 1 / 2)
+        _key(figure, x, y, _short(curve.name), line)
+    ax.set_xlabel("branches k")
+    ax.set_ylabel(axis)
+    ax.set_xlim(1 - PAD_RATIO, max(2, *(len(s.values) for s in series)) + PAD_RATIO)
+    ax.locator_params(axis="x", integer=True)
+    return figure
+
+
+def _costs(canvas: type[Figure], spots: Sequence[Spot], axis: str, wide: bool) -> Figure:
+    figure, ax = _panel(canvas, wide, 0, EDGE_IN)
+    for s in spots:
+        (a_low, a, a_high), (c_low, c, c_high) = s.accuracy, s.cost
+        colour = _INK["open" if s.hollow else "ink"]
+        style = {"color": colour, "lw": HAIR_PT, "solid_capstyle": "butt"}
+        ax.plot([c, c], [100 * a_low, 100 * a_high], **style)
+        ax.plot([c_low, c_high], [100 * a, 100 * a], **style)
+        face = _INK["paper"] if s.hollow else colour
+        ax.plot([c], [100 * a], marker="o", ms=MARK_PT, mfc=face, mec=colour, mew=LINE_PT, ls="none")
+        ax.annotate(
+            s.number, (c, 100 * a), xytext=(MARK_PT, MARK_PT), textcoords="offset points", size=SMALL_PT, color=colour
+        )
+    ax.set_xlabel(axis)
+    ax.set_ylabel("% of items right")
+    ax.set_xlim(left=0)
+    ax.locator_params(axis="x", nbins=6)
+    ax.xaxis.set_major_formatter(lambda x, _: number(x, 0))
+    return figure
+
+
+def _panel(canvas: type[Figure], wide: bool, key: float, right: float) -> tuple[Figure, Any]:
+    """A figure with one pair of axes, with room in inches under it for a key and at its right end."""
+    width = WIDE_IN if wide else NARROW_IN
     height = PANEL_IN + AXIS_IN + key
     figure = canvas(figsize=(width, height))
     room = (width - TICK_IN - right, PANEL_IN - TOP_IN)
     ax = figure.add_axes((TICK_IN / width, (AXIS_IN + key) / height, room[0] / width, room[1] / height))
-    for place, ((name, branches), (colour, dash, mark)) in enumerate(zip(series.items(), cycle(_LINES), strict=False)):
-        line: dict[str, Any] = {"color": _INK[colour], "ls": dash, "marker": mark, "ms": MARK_PT, "lw": LINE_PT}
-        k = range(1, len(branches["pass_at_k"]) + 1)
-        low, high = ([100 * ends[i] for ends in branches["pass_at_k_interval"]] for i in (0, 1))
-        ax.fill_between(k, low, high, color=_INK[colour], alpha=BAND_ALPHA, lw=0)
-        ax.plot(k, [100 * x for x in branches["pass_at_k"]], **line)
-        x = WIDE_IN - LABEL_IN + EDGE_IN if wide else TICK_IN
-        y = (height if wide else key) - ROW_IN * (place + 1 / 2)
-        _key(figure, x, y, _short(name), line)
-    ax.set_xlabel("branches k")
-    ax.set_ylabel("pass@k, %")
-    most = max(len(s["pass_at_k"]) for s in series.values())
-    ax.set_xlim(1 - PAD_RATIO, max(most, 2) + PAD_RATIO)
-    ax.locator_params(axis="x", integer=True)
     ax.locator_params(axis="y", nbins=6)
     ax.grid(axis="y", color=_INK["line"], lw=HAIR_PT / 2)
     ax.yaxis.set_major_formatter(lambda x, _: number(x, 0))
-    return figure
+    return figure, ax
 
 
 def _key(figure: Figure, x: float, y: float, name: str, line: dict[str, Any]) -> None:

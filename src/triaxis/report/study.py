@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from triaxis import study
-from triaxis.report import render
 from triaxis.jobs import Progress, silent
+from triaxis.report import render
 from triaxis.study import Finish
 
 

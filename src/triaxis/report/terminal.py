@@ -1,4 +1,4 @@
-"""A summary as three coloured tables for a terminal; plain where there is none, and legible when it is narrow.
+"""A summary as coloured tables for a terminal; plain where there is none, and legible when it is narrow.
 
 Every text of a study goes in as rich Text, never as markup: condition names hold square brackets. Numbers carry a
 plain hyphen so that they can be copied.
@@ -6,11 +6,12 @@ plain hyphen so that they can be copied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from triaxis.report import words
-from triaxis.report.answer import answers, sorted_warnings
+from triaxis.report.answer import Answer, answers, sorted_warnings
+from triaxis.report.sections import failures, rate
 from triaxis.report.words import points, span
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 Line = tuple[str, Json]  # label, Effect
+LinesOf = Callable[[Json], tuple[list[Line], list[str]]]  # of an axis: its lines, and notes under them
 Column = tuple[str, str, str]  # heading, style, "left" or "right"
 FULL, HALF = 112, 78  # terminal columns from which a line has all numbers, or most; below, a line becomes three
 CELL_PADDING = (0, 2, 0, 0)
@@ -26,61 +28,92 @@ _COLOUR = {"drop": "red", "lift": "green", "same": "cyan", "open": "yellow"}
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the three axes, the conditions and the warnings of a summary object."""
+    """Print the three axes, grids and pipelines where there are any, the conditions, failures and the warnings."""
     axes = summary["axes"]
-    parts = (
-        (_axis1, axes["brittleness"]),
-        (_axis2, axes["trust"]),
-        (_axis3, axes["diversity"]),
-    )
-    for answer, (lines_of, axis) in zip(answers(summary), parts, strict=True):
-        console.print()
-        console.print(_text(answer.axis, "bold") + _text(f"  {answer.verdict}", _COLOUR[answer.kind]))
-        if axis is None:
-            continue
-        lines, notes = lines_of(axis)
-        _effects(lines, console)
-        for note in notes:
-            console.print(_text(note, "dim"))
+    one, two, three = answers(summary)
+    _axis(one, axes["brittleness"], _axis1, console)
+    for design in axes.get("factorial") or ():
+        _heading(f"Grid {design['grid']}", console)
+        _effects(_design(design), console)
+    _axis(two, axes["trust"], _axis2, console)
+    _axis(three, axes["diversity"], _axis3, console)
+    if found := axes.get("pipelines"):
+        _heading("Pipelines", console)
+        _effects([(e["effect"]["name"], e["effect"]) for e in (*found["effects"], *found["matched"])], console)
     console.print()
     _conditions(summary["conditions"], console)
+    _failures(summary["conditions"], console)
     warnings, single = sorted_warnings(summary)
     if single:
-        many = f"{len(single)} high rates of unreadable or truncated completions: see the columns unread and cut above"
+        many = f"{len(single)} high rates of failed completions: see the columns unread and cut and the failures above"
         warnings = [*warnings, many]
     console.print()
+    console.print(_text(f"protocol {summary['study']['protocol_hash']}", "dim"))
     for warning in warnings:
         console.print(_text("warning  ", "bold yellow") + _text(warning))
     if warnings:
         console.print()
 
 
+def _axis(answer: Answer, axis: Json | None, of: LinesOf, console: Console) -> None:
+    console.print()
+    console.print(_text(answer.axis, "bold") + _text(f"  {answer.verdict}", _COLOUR[answer.kind]))
+    if axis is None:
+        return
+    lines, notes = of(axis)
+    _effects(lines, console)
+    for note in notes:
+        console.print(_text(note, "dim"))
+
+
+def _heading(text: str, console: Console) -> None:
+    console.print()
+    console.print(_text(text, "bold"))
+
+
 def _axis1(axis: Json) -> tuple[list[Line], list[str]]:
-    spread = axis["spread"]
+    spread, worst = axis["spread"], axis["worst_case"]
     note = (
-        f"worst {axis['worst']}; spread {points(spread['value'], sign=False)} points "
-        f"{span(spread['low'], spread['high'], sign=False)}, Cochran's Q p {words.p_value(spread['p'])}"
+        f"worst {axis['worst']}, whichever shape it is {span(worst['low'], worst['high'])}; spread "
+        f"{points(spread['value'], sign=False)} points {span(spread['low'], spread['high'], sign=False)}, "
+        f"Cochran's Q p {words.p_value(spread['p'])}"
     )
-    return [(e["name"], e) for e in axis["effects"]], [note]
+    placed = [(p["effect"]["name"], p["effect"]) for p in axis["placements"]]
+    return [*((e["name"], e) for e in axis["effects"]), *placed], [note]
+
+
+def _design(d: Json) -> list[Line]:
+    return [*((e["effect"]["name"], e["effect"]) for e in d["effects"]), *((e["name"], e) for e in d["cost"])]
 
 
 def _axis2(axis: Json) -> tuple[list[Line], list[str]]:
-    effects = [e for p in axis["planners"] for e in (p["content"], p["scaffold"], *p["corruptions"].values())]
-    lines = [(e["name"], e) for e in effects]
-    if axis["slope"] is not None:
-        lines.append((axis["slope"]["name"], axis["slope"]))
-    notes = []
-    for p in axis["planners"]:
-        named = {"steps right": "plan_quality", "copied": "copy_rate", "followed when wrong": "follow_rate"}
-        rates = [f"{name} {points(p[key], sign=False)} %" for name, key in named.items() if p[key] is not None]
-        if rates:
-            notes.append(f"plans of {p['planner']}: {', '.join(rates)}")
-    return lines, notes
+    found = [
+        e
+        for p in axis["planners"]
+        for e in (p["content"], p["scaffold"], p["net"], p["gold_lift"], *p["corruptions"].values())
+        if e is not None
+    ]
+    found += [axis[key] for key in ("slope", "quality_slope") if axis[key] is not None]
+    return [(e["name"], e) for e in found], [note for p in axis["planners"] if (note := _rates(p))]
+
+
+def _rates(p: Json) -> str:
+    """What a planner's plans say and do: only what is known of them."""
+    plain = {"steps right": p["plan_quality"], "copied": p["copy_rate"]}
+    said = [f"{name} {points(value, sign=False)} %" for name, value in plain.items() if value is not None]
+    named = {
+        "followed when wrong": p["copying"]["wrong"],
+        "follows counterfactuals": p["following"],
+        "rescued": p["rescue"],
+        "retained": p["retention"],
+    }
+    said += [f"{name} {rate(value)} %" for name, value in named.items() if value is not None]
+    return f"plans of {p['planner']}: {', '.join(said)}" if said else ""
 
 
 def _axis3(axis: Json) -> tuple[list[Line], list[str]]:
     notes = []
-    for name, b in {"no scaffold": axis, **axis["scaffolded"]}.items():
+    for name, b in {axis["condition"]: axis, **axis["scaffolded"]}.items():
         low, high = b["vote_interval"]
         ties = f", {points(b['vote_low_tie'], sign=False)} to {points(b['vote_high_tie'], sign=False)} by ties"
         notes.append(
@@ -88,6 +121,7 @@ def _axis3(axis: Json) -> tuple[list[Line], list[str]]:
             f"{points(b['vote'], sign=False)} % {span(low, high, sign=False)}{ties if b['ties'] else ''}, "
             f"oracle {points(b['oracle'], sign=False)} %"
         )
+    notes += [f"{name} against {c['against']}: {c['verdict']} ({c['reason']})" for name, c in axis["changes"].items()]
     return [(e["name"], e) for e in (axis["useful"], *axis["effects"])], notes
 
 
@@ -134,6 +168,26 @@ def _conditions(conditions: Sequence[Json], console: Console) -> None:
         numbers = [shares[0], span(c["low"], c["high"], sign=False), str(c["n"]), *shares[1:]]
         cost = [words.number(c["forwards"]), words.number(c["tokens"], 0)] if full else []
         table.add_row(_text(c["name"]), *map(_text, numbers + cost))
+    console.print(table)
+
+
+def _failures(conditions: Sequence[Json], console: Console) -> None:
+    """Rates of the kinds that occur and have no column above."""
+    found = failures(conditions)
+    if found is None:
+        return
+    grid = found["table"]
+    shown = [k for k, (head, _) in enumerate(grid.heads) if head not in ("cut", "unread")]
+    if len(shown) < 3:  # nothing but names and what was lost
+        return
+    _heading("Failures of format, %", console)
+    if console.width < HALF:
+        for row in grid.rows:
+            _stacked(console, row[0], ", ".join(f"{grid.heads[k][0]} {row[k]}" for k in shown[1:]), _text(""))
+        return
+    table = _table([grid.heads[k][0] for k in shown], {"condition"})
+    for row in grid.rows:
+        table.add_row(*(_text(row[k]) for k in shown))
     console.print(table)
 
 
