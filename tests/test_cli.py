@@ -85,11 +85,15 @@ def test_the_commands_and_flags_are_frozen() -> None:
         "preset": ["--preset"],
         "conditions": ["--conditions"],
         "setting": ["--set"],
+        "plan_setting": ["--plan-set"],
+        "adapter": ["--adapter"],
         "out": ["--out"],
         "resume": ["--resume"],
         "device": ["--device"],
+        "dtype": ["--dtype"],
         "prereg": ["--prereg"],
         "stop_when": ["--stop-when"],
+        "rows_only": ["--rows-only"],
         "json_": ["--json"],
     }
     assert flags("grade") == {"folder": ["folder"], "second": ["--second", "--no-second"], "json_": ["--json"]}

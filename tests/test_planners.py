@@ -286,7 +286,8 @@ def test_a_planner_that_is_no_model_is_not_loaded_as_one(tiny: Executor) -> None
     for spec in ("self", "file:some.jsonl"):
         assert "known to studies and plan banks only" in refused(load_planner, spec)
     assert "there is none here" in refused(planner_table(["self"])["self"])
-    assert planner_table(["self"], tiny)["self"]().identity == self_planner(tiny).identity
+    asked = self_planner(tiny, Writing(prompt=PLAN_PROMPT))
+    assert planner_table(["self"], tiny)["self"]().identity == asked.identity
 
 
 def test_checking_and_listing_load_nothing() -> None:
@@ -302,7 +303,7 @@ sys.exit(",".join(m for m in ("torch", "transformers", "tokenizers", "xllamacpp"
 
 
 def test_the_table_opens_each_planner_once_and_with_the_settings() -> None:
-    table = planner_table(["tiny-planner-s", "gguf:nothing.gguf"][:1], writing=Writing(budget=5))
+    table = planner_table(["tiny-planner-s", "gguf:nothing.gguf"][:1], writing={"budget": 5})
     first = table["tiny-planner-s"]()
     assert first is table["tiny-planner-s"]()
     assert first.write(QUESTIONS[:1])[0].tokens == 5

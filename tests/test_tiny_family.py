@@ -121,7 +121,7 @@ def test_a_plan_does_not_depend_on_its_batch(planners: Mapping[str, Planner]) ->
     questions, planner = [i.question for i in items()[:6]], planners["s"]
     alone = [planner.write([q])[0] for q in questions]
     assert planner.write(questions) == alone
-    assert planner.write(questions[::-1], batch=3) == alone[::-1]
+    assert replace(planner, batch=3).write(questions[::-1]) == alone[::-1]
     assert planner.write([]) == []
 
 
@@ -131,7 +131,7 @@ def test_a_planner_says_what_it_spent(planners: Mapping[str, Planner]) -> None:
     assert not whole.truncated
     assert 0 < whole.tokens < planner.budget
     assert whole.tokens == len(planner.tokenizer(whole.text, add_special_tokens=False)["input_ids"])
-    [cut] = replace(planner, budget=4).write([items()[0].question])
+    [cut] = planner.using(budget=4).write([items()[0].question])
     assert cut.truncated
     assert cut.tokens == 4
     assert whole.text.startswith(cut.text)

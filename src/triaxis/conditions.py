@@ -162,8 +162,9 @@ class Preset:
     name: str
     title: str
     source: str
-    decode: Mapping[str, object]
-    planners: tuple[str, ...] | None  # the preset's own default planners
+    decode: Mapping[str, object]  # changes to the executor family's protocol
+    writer: Mapping[str, object]  # settings of AR models where they answer
+    study: Mapping[str, Any]  # executor, planners, task, n, seeds, ... where the user names none
     entries: Mapping[str, Any]
     where: str
 
@@ -273,7 +274,7 @@ GRID: Mapping[str, object] = {
     "length": 0,
     "tokens_per_step": 0,
 }
-PRESETS = ("quick", "original", "think-first", "factorial")
+PRESETS = ("quick", "original", "think-first", "factorial", "trust", "diversity")
 
 
 def load_preset(spec: str) -> Preset:
@@ -296,20 +297,25 @@ def _shipped(name: str) -> Preset:
 
 
 def read_preset(text: str, name: str, where: str) -> Preset:
-    """A preset from its TOML text. UserError for TOML that does not parse or unknown fields."""
+    """A preset from its TOML text. UserError for TOML that does not parse or unknown fields.
+
+    `extends = "original"` takes over that preset's scaffolds and conditions, and its settings where none are given.
+    """
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise UserError(f"{where}: not TOML ({e})") from None
-    known = ("title", "source", "decode", "planners", "scaffold", "condition", "grid")
+    tables, lists = ("decode", "writer", "study"), ("scaffold", "condition", "grid")
+    known = ("title", "source", "extends", *tables, *lists)
     for field in raw:
         if field not in known:
             raise UserError(f"{where}: unknown field {field!r} of a preset{suggest(field, known)}")
-    planners = raw.get("planners")
-    return Preset(
-        name, str(raw.get("title", "")), str(raw.get("source", "")), dict(raw.get("decode", {})),
-        None if planners is None else tuple(planners), raw, where,
-    )  # fmt: skip
+    if "extends" in raw:
+        base = load_preset(str(raw["extends"]))
+        mine = {k: {**base.entries.get(k, {}), **raw.get(k, {})} for k in tables}
+        raw = {**raw, **mine, **{k: [*base.entries.get(k, []), *raw.get(k, [])] for k in lists}}
+    parts = {k: dict(raw.get(k, {})) for k in tables}
+    return Preset(name, str(raw.get("title", "")), str(raw.get("source", "")), **parts, entries=raw, where=where)
 
 
 def default_conditions(planners: Iterable[str]) -> tuple[Condition, ...]:

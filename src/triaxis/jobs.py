@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from triaxis.errors import UserError, override
 from triaxis.store import PlanRow, Row, Store, identity
 
 if TYPE_CHECKING:
-    from triaxis.models.planner import Planner, Written
+    from triaxis.models.planner import Writer, Written
     from triaxis.plans.sources import Maker
     from triaxis.sampling.executor import Completion, Executor
     from triaxis.sampling.schedule import Decode
@@ -45,6 +45,23 @@ class Arms:
     all_seeds: tuple[int, ...]
     base_decode: Decode
     engine: str
+    writer_settings: Mapping[str, object] = field(default_factory=dict)  # of AR writers: changes to `Writing`
+
+    def writer(self, condition: Condition) -> Writer:
+        """The planner that completes a condition, at its temperature and with room for a whole response.
+
+        UserError where the planner holds plans only.
+        """
+        from triaxis.models.planner import Writer
+
+        planner, decode = self.maker.planners[condition.writer](), self.decode(condition)
+        if not isinstance(planner, Writer):
+            raise UserError(
+                f"planner {condition.writer!r} holds plans and cannot answer, as condition {condition.name!r} needs; "
+                "name a model, or leave out the conditions it would write"
+            )
+        room = max(planner.budget, decode.gen_length)
+        return planner.using(**{"temperature": decode.temperature, "budget": room, **self.writer_settings})
 
     def decode(self, condition: Condition, branch: int = 0) -> Decode:
         """The protocol of one branch: the study's, with what the condition and the branch's variant change."""
@@ -78,7 +95,9 @@ class Arms:
 
     def model_identity(self, condition: Condition) -> str:
         """Names everything of the completing model that can change a row."""
-        return self.maker.planners[condition.writer]().identity if condition.writer else self.executor_identity
+        if condition.writer:
+            return self.writer(condition).identity
+        return self.executor_identity
 
 
 def executor_card(executor: Executor) -> dict[str, Any]:
@@ -254,19 +273,19 @@ def _completed(row: Row, c: Completion) -> Row:
     )  # fmt: skip
 
 
-def _write(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int], None], batch: int = 64) -> None:
-    """Rows of AR writers, a batch at a time."""
-    groups: dict[tuple[str, float], list[Job]] = {}
+def _write(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int], None]) -> None:
+    """Rows of AR writers: one pass over all jobs of one planner and temperature."""
+    writers = {job.condition.name: arms.writer(job.condition) for job in missing}
+    groups: dict[str, list[Job]] = {}
     for job in missing:
-        groups.setdefault((job.condition.writer, job.decode.temperature), []).append(job)
-    for (name, temperature), group in groups.items():
-        planner: Planner = arms.maker.planners[name]()
-        for start in range(0, len(group), batch):
-            part = group[start : start + batch]
-            prompts = [j.shown.user for j in part]
-            made = planner.complete(prompts, [j.key for j in part], temperature=temperature)
-            store.append(_written(j.row, w) for j, w in zip(part, made, strict=True))
-            note(len(part))
+        groups.setdefault(writers[job.condition.name].identity, []).append(job)
+    for group in groups.values():
+
+        def append(places: list[int], made: list[Written], group: list[Job] = group) -> None:
+            store.append(_written(group[i].row, w) for i, w in zip(places, made, strict=True))
+            note(len(places))
+
+        writers[group[0].condition.name].complete([j.shown.user for j in group], [j.key for j in group], done=append)
 
 
 def _written(row: Row, w: Written) -> Row:

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 from triaxis.conditions import Condition, load_preset, select
 from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, executor_card, sample, silent
+from triaxis.protocol import first_difference as _difference
 from triaxis.store import GradeRow, Row, Store, identity
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from triaxis.models.planner import Planner
     from triaxis.tasks.base import Item, Task
 
 TINY_PLANNERS = ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")
@@ -44,10 +46,10 @@ class Study:
     """What a command runs, resumes and reports. Made of names and numbers only; nothing is loaded until `run`.
 
     preset: a shipped table of conditions or a TOML file of one's own. conditions: names from it; empty means every
-    one the task has plans for. decode: changes to the executor family's default protocol. seeds: the first one also
-    chooses the items; arms at temperature 0 run under the first seed only, because seeds at temperature 0 are not
-    replicates. stop_when: "resolved" ends the study once every main contrast is (anytime-valid e-values). adapter: an
-    adapter schedule for every arm of the executor that names none itself.
+    one the task has plans for. decode: changes to the executor family's default protocol. writing: changes to how
+    planners write. seeds: the first one also chooses the items; arms at temperature 0 run under the first seed only,
+    because seeds at temperature 0 are not replicates. stop_when: "resolved" ends the study once every main contrast is
+    (anytime-valid e-values). adapter: an adapter schedule for every arm of the executor that names none itself.
     """
 
     executor: str = "tiny"
@@ -57,6 +59,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     conditions: tuple[str, ...] = ()
     decode: Mapping[str, object] = field(default_factory=dict)
+    writing: Mapping[str, object] = field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
     preset: str = "quick"
@@ -116,6 +119,17 @@ class Study:
         finish(out)
         progress("report", 1, 1)
         return summary
+
+    def sample(self, out: str | Path, progress: Progress = silent) -> int:
+        """Make the plans and rows only, and count the rows; `triaxis grade` makes the rest, on any machine.
+
+        Needs no package for grading, statistics or pages. Errors as `run`.
+        """
+        s = prepare(self, progress)
+        with Store(Path(out) / "rows.sqlite", write=True) as store:
+            bind(store, s, Path(out))
+            sample(store, s.arms, progress)
+            return len(store.row_ids())
 
 
 def _made(study: Study, out: Path, progress: Progress, prereg: Path | None) -> dict[str, Any]:
@@ -254,30 +268,31 @@ class OpenStudy:
 def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
     """Check every name and load the executor and the task, before anything is written."""
     from triaxis.models.folder import find_folder
+    from triaxis.models.planner import check_planner
     from triaxis.tasks import load_task
 
     task = load_task(study.task)
     items = task.items(study.n, seed=study.seeds[0])
     for planner in study.planners:
-        if ":" not in planner:
-            find_folder(planner, "planner")
+        check_planner(planner)
     find_folder(study.executor, "executor")
     table = runnable(study, task)
-    from triaxis.plans.sources import Maker, planner_table
-
-    planners = planner_table(study.planners)
     progress("loading", 0, 1)
+    from triaxis.plans.sources import Maker, planner_table
     from triaxis.sampling.executor import load_executor
     from triaxis.sampling.schedule import ENGINE
 
     executor = load_executor(study.executor, dtype=study.dtype, device=study.device)
     for spec in dict.fromkeys(c.adapter for c in table if c.adapter):
         executor.with_adapters(spec)  # one that does not fit is refused before anything is written
-    decode = override(executor.default_decode(), {**load_preset(study.preset).decode, **study.decode})
+    preset = load_preset(study.preset)
+    decode = override(executor.default_decode(), {**preset.decode, **study.decode})
+    planners = planner_table(study.planners, executor, study.writing)
     maker = Maker(task, items, executor, planners, study.seeds[0])
     if not study.conditions:  # what the user names is never left out: it is refused
         table = tuple(c for c in table if not _unplaceable(c, executor.checkpoint.family.system))
-    opened = OpenStudy(study, Arms(table, executor, task, items, maker, study.seeds, decode, ENGINE), items)
+    arms = Arms(table, executor, task, items, maker, study.seeds, decode, ENGINE, preset.writer)
+    opened = OpenStudy(study, arms, items)
     _ = opened.protocol  # loads the planners and checks the settings
     return opened
 
@@ -314,10 +329,10 @@ def protocol_card(s: OpenStudy) -> dict[str, Any]:
         "engine": arms.engine,
     }
     shown = dict.fromkeys(n for c in arms.table for n in (c.planner, c.writer) if n in s.study.planners)
-    planners = [arms.maker.planners[name]() for name in shown]
+    planners = [planner_card(arms.maker.planners[name]()) for name in shown]
     whole = {
         **protocol,
-        "planners": [{"name": p.name, "identity": p.identity, "parameters": p.parameters} for p in planners],
+        "planners": planners,
         "conditions": [{**c.card(), "completions": arms.completions(c)} for c in arms.table],
         "seeds": list(s.study.seeds),
         "n": s.study.n,
@@ -334,6 +349,13 @@ def protocol_card(s: OpenStudy) -> dict[str, Any]:
     }
 
 
+def planner_card(p: Planner) -> dict[str, Any]:
+    """A planner as plain data; how it writes, where it is a model."""
+    writing = getattr(p, "writing", None)
+    more = {} if writing is None else {"writing": asdict(writing)}
+    return {"name": p.name, "identity": p.identity, "parameters": p.parameters, **more}
+
+
 def bind(store: Store, s: OpenStudy, out: Path) -> None:
     """Tie the folder to this study, or refuse it if it holds another one, naming the first difference."""
     held = store.get("protocol")
@@ -343,23 +365,6 @@ def bind(store: Store, s: OpenStudy, out: Path) -> None:
     if held is None:
         store.set("protocol", json.dumps(s.protocol, ensure_ascii=False))
     write_json(out / "protocol.json", before)
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first thing in which two protocol cards differ, in words."""
-    keys = "n", "seeds", "task", "executor", "decode", "planners", "conditions", "adapters", "engine", "items_hash"
-    for key in keys:
-        was, here, what = before.get(key), now.get(key), key
-        while was != here:
-            if isinstance(was, list) and isinstance(here, list) and all(isinstance(x, dict) for x in was + here):
-                was, here = {x["name"]: x for x in was}, {x["name"]: x for x in here}
-                if list(was) != list(here):
-                    was, here = list(was), list(here)
-            if not (isinstance(was, dict) and isinstance(here, dict)):
-                return f"its {what} is {was!r}, here {here!r}"
-            part = next(k for k in {**was, **here} if was.get(k) != here.get(k))
-            was, here, what = was.get(part), here.get(part), f"{what} {part}"
-    return "its protocol differs"
 
 
 def grade(

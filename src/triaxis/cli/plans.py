@@ -95,11 +95,9 @@ def build_bank(
 
 def _opened(name: str, settings: Mapping[str, object]) -> Planner:
     """The planner of that name with its settings."""
-    from triaxis.errors import override
-    from triaxis.models.planner import Writing
     from triaxis.plans.sources import planner_table
 
-    return planner_table([name], writing=override(Writing(), settings))[name]()
+    return planner_table([name], writing=settings)[name]()
 
 
 @group.command("show")

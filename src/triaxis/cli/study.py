@@ -101,21 +101,30 @@ def diagnose(
     n: Annotated[int, typer.Option(help="Items.")] = 100,
     seed: Annotated[str, typer.Option(help="Seed, or several: 0,1,2.")] = "0",
     preset: Annotated[
-        str, typer.Option(help="quick, original, think-first, factorial, or a .toml file of conditions.")
+        str,
+        typer.Option(help="quick, original, think-first, factorial, trust, diversity, or a .toml file of conditions."),
     ] = "quick",
     conditions: Annotated[str | None, typer.Option(help="Comma-separated conditions; default: all.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A decoding setting, such as steps=48.")] = None,
+    plan_setting: Annotated[
+        list[str] | None, typer.Option("--plan-set", help="A setting of the planners, such as budget=100.")
+    ] = None,
+    adapter: Annotated[str, typer.Option(help="Adapter schedule of every executor arm, such as prefix@last:3.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default: runs/<name of the study>.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study in --out, with its own settings.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default: fp32 on a CPU, bf16 on a GPU.")] = None,
     prereg: Annotated[
         Path | None, typer.Option(help="Predictions (triaxis prereg new); their hash is stamped into the study.")
     ] = None,
     stop_when: Annotated[
         str, typer.Option(help="'resolved': stop once every main contrast is, by anytime-valid e-values.")
     ] = "",
+    rows_only: Annotated[
+        bool, typer.Option("--rows-only", help="Make plans and rows only; triaxis grade makes the rest, anywhere.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Run the three-axis diagnosis and write rows, summary and report. Re-running goes on where it stopped."""
@@ -123,25 +132,30 @@ def diagnose(
     from triaxis.report.study import Study
     from triaxis.study import TINY_PLANNERS
 
-    own = load_preset(preset).planners
-    study = Study(
-        executor=executor, planners=_names(planners) if planners is not None else TINY_PLANNERS if own is None else own,
-        task=task, n=n, seeds=_seeds(seed), conditions=_names(conditions), decode=_settings(setting or []),
-        device=device, preset=preset, stop_when=stop_when,
-    )  # fmt: skip
+    typed = _given(context)
+    asked: dict[str, Any] = {
+        "executor": executor, "planners": TINY_PLANNERS if planners is None else _names(planners), "task": task, "n": n,
+        "seeds": _seeds(seed), "conditions": _names(conditions), "decode": _settings(setting or []),
+        "writing": _settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter, "preset": preset,
+        "stop_when": stop_when,
+    }  # fmt: skip
+    study = Study.from_spec({**asked, **{k: v for k, v in load_preset(preset).study.items() if k not in typed}})
     if resume:
-        study = _resumed(study, out, _given(context))
+        study = _resumed(study, out, typed)
     folder = out or default_folder(study)
     with Bar() as bar:
-        summary = study.run(folder, bar, prereg=prereg)
-    show(summary, folder, json_)
+        made = study.sample(folder, bar) if rows_only else study.run(folder, bar, prereg=prereg)
+    if isinstance(made, int):
+        print_json({"rows": made}) if json_ else sys.stdout.write(f"{made} rows: triaxis grade {folder}\n")
+    else:
+        show(made, folder, json_)
 
 
 def _given(context: typer.Context) -> dict[str, str]:
     """The settings typed on the command line: field of Study -> flag."""
-    fields = {"seed": "seeds", "setting": "decode"}
+    fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing"}
     typed = [p for p in context.command.params if _was_typed(context, str(p.name))]
-    beside = ("out", "resume", "json_", "prereg")
+    beside = ("out", "resume", "json_", "prereg", "rows_only")
     return {fields.get(str(p.name), str(p.name)): p.opts[0] for p in typed if p.name not in beside}
 
 

@@ -3,13 +3,93 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from triaxis.cli import app, print_json
 from triaxis.cli.options import Json
+from triaxis.cli.study import Bar, _names, _seeds, _settings
+
+if TYPE_CHECKING:
+    from triaxis.train.recipes import Recipe
+
+training = typer.Typer(help="Train a repair adapter, judge it on all three axes, and write one report.")
+app.add_typer(training, name="train")
+
+Executor = Annotated[str, typer.Option(help="'tiny' or a checkpoint folder.")]
+Task = Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE; needs a train split with solutions.")]
+Planners = Annotated[str | None, typer.Option(help="Comma-separated planners; default: the three tiny ones.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; running again goes on with it.")]
+Seeds = Annotated[str, typer.Option(help="Training seeds, such as 0,1,2,3,4.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, such as steps=400.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
+
+
+def recipe_of(kind: str, executor: str, changes: list[str] | None) -> Recipe:
+    """The kind's recipe for the executor's family with the changes. UserError names an unknown setting."""
+    from triaxis.errors import override
+    from triaxis.models.folder import find_folder, read_config
+    from triaxis.train.recipes import Recipe, default_recipe
+
+    family = str(read_config(find_folder(executor, "executor")).get("triaxis_family", ""))
+    tuples = {f.name for f in fields(Recipe) if str(f.type).startswith("tuple")}
+    given = _settings(changes or [])
+    for name in tuples & set(given):
+        parts = str(given[name]).split(",")
+        given[name] = tuple(parts) if name == "targets" else tuple(float(p) for p in parts)
+    return override(default_recipe(kind, family), given)
+
+
+def _train(
+    kind: str, executor: str, task: str, planners: str | None, items: int, n: int, seeds: str, control: bool,
+    out: Path, setting: list[str] | None, device: str | None, conditions: str | None, json_: bool,
+) -> None:  # fmt: skip
+    from triaxis.report.repair import markdown
+    from triaxis.report.repairs import Repair, run_repair
+    from triaxis.study import TINY_PLANNERS
+
+    wanted = Repair(
+        kind=kind, recipe=recipe_of(kind, executor, setting), executor=executor, task=task, items=items, n=n,
+        planners=TINY_PLANNERS if planners is None else _names(planners), seeds=_seeds(seeds), control=control,
+        device=device, conditions=_names(conditions),
+    )  # fmt: skip
+    with Bar() as bar:
+        found = run_repair(wanted, out, bar)
+    if json_:
+        print_json(found)
+    else:
+        sys.stdout.write(markdown(found) + f"\nreport: {out / 'repair.md'}\n")
+
+
+@training.command()
+def prefix(
+    executor: Executor = "tiny", task: Task = "gradeschool", planners: Planners = None,
+    items: Annotated[int, typer.Option(help="Training items; each is shown in every tier.")] = 1600,
+    n: Annotated[int, typer.Option(help="Test items.")] = 300,
+    seeds: Seeds = "0",
+    control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
+    conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
+    out: Out = Path("runs/prefix"), setting: Setting = None, device: Device = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Prefix robustness: the right answer under every shape of scaffold; before, after and control in one report."""
+    _train("prefix", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, json_)
+
+
+@training.command()
+def trust(
+    executor: Executor = "tiny", task: Task = "gradeschool", planners: Planners = None,
+    items: Annotated[int, typer.Option(help="Training items; each is shown in every tier.")] = 1600,
+    n: Annotated[int, typer.Option(help="Test items.")] = 300,
+    seeds: Seeds = "0",
+    control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
+    conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
+    out: Out = Path("runs/trust"), setting: Setting = None, device: Device = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Content trust: plans of one shape that are right, wrong or counterfactual; the target is always right."""
+    _train("trust", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, json_)
 
 
 @app.command()

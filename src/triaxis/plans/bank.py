@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from triaxis.models.planner import Written
+from triaxis.models.planner import Writer, Written
 from triaxis.plans import read
-from triaxis.plans.sources import MAKER, Maker
+from triaxis.plans.sources import MAKER, Maker, parse
 from triaxis.store import PlanRow, Store, identity
 from triaxis.tasks.base import Item, Task
 from triaxis.tasks.grading import canonical
@@ -37,28 +37,47 @@ def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, 
     for source in sources:
         ids = {item.id: plan_id(maker, source, item) for item in maker.items}
         missing = [item for item in maker.items if ids[item.id] not in present]
+        if missing and (made := _paid(store, maker, source, missing, ids)):
+            present |= made
+            missing = []
         for start in range(0, len(missing), PART):
             part = missing[start : start + PART]
-            made = maker.make(source, part)
+            plans = maker.make(source, part)
             rows = [
                 PlanRow(
-                    ids[i.id],
-                    i.id,
-                    source,
-                    maker.seed,
-                    p.text,
-                    p.tokens,
-                    p.truncated,
+                    ids[i.id], i.id, source, maker.seed, p.text, p.tokens, p.truncated,
                     detail(p.text, i, p.implied, p.unchanged),
                 )
-                for i, p in zip(part, made, strict=True)
-            ]
+                for i, p in zip(part, plans, strict=True)
+            ]  # fmt: skip
             store.append(rows)
             present |= {r.id: r for r in rows}
         for item in maker.items:
             row = bank[source, item.id] = present[ids[item.id]]
             maker.keep(source, item, Written(row.text, row.tokens, row.truncated))
     return bank
+
+
+def _paid(
+    store: Store, maker: Maker, source: str, missing: Sequence[Item], ids: Mapping[str, str]
+) -> dict[str, PlanRow]:
+    """The plans that a model writes itself, each appended as it comes; none for any other source."""
+    kind, origin = parse(source)
+    planner = maker.planner(origin) if kind.name == "true" and origin != "gold" else None
+    if not isinstance(planner, Writer):
+        return {}
+    found: dict[str, PlanRow] = {}
+
+    def append(places: list[int], plans: list[Written]) -> None:
+        rows = [
+            PlanRow(ids[i.id], i.id, source, maker.seed, w.text, w.tokens, w.truncated, detail(w.text, i))
+            for i, w in zip((missing[k] for k in places), plans, strict=True)
+        ]
+        store.append(rows)
+        found.update((r.id, r) for r in rows)
+
+    planner.write([i.question for i in missing], done=append)
+    return found
 
 
 def detail(text: str, item: Item, implied: str | None = None, unchanged: bool = False) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import NamedTuple
 
-from triaxis.errors import UserError, lookup
-from triaxis.models.planner import Planner, Writing, Written, check_planner, load_planner
+from triaxis.errors import UserError, lookup, override
+from triaxis.models.folder import SHIPPED
+from triaxis.models.planner import PLAN_PROMPT, Planner, Writing, Written, check_planner, load_planner
 from triaxis.plans import corrupt, files, read, rework
 from triaxis.plans.self_plan import self_planner
 from triaxis.sampling.executor import Executor
@@ -203,15 +204,18 @@ MEASURED = (*corrupt.FILLERS, "truncate")  # kinds measured in the executor's to
 
 
 def planner_table(
-    names: Sequence[str], executor: Executor | None = None, writing: Writing | None = None
+    names: Sequence[str], executor: Executor | None = None, writing: Mapping[str, object] | None = None
 ) -> dict[str, Callable[[], Planner]]:
     """Planners by name, each loaded once, when first used. UserError at once for an unknown prefix or name.
 
-    executor: what "self" stands for. writing: the settings of all of them; a bank ("file:") keeps its own.
+    executor: what "self" stands for. writing: changes to the settings of all of them, which ask a
+    model for a short plan, and the shipped planners, which know nothing else, the bare question. A bank ("file:")
+    keeps its own. UserError for an unknown setting.
     """
+    override(Writing(), writing or {})
     loaded: dict[str, Planner] = {}
     above: Mapping[str, Callable[[str], Planner]] = {
-        "self": lambda _: _self(executor, writing),
+        "self": lambda name: _self(executor, _writing(name, writing)),
         "file": files.open_bank,
     }
 
@@ -220,12 +224,17 @@ def planner_table(
 
         def open_once() -> Planner:
             if name not in loaded:
-                loaded[name] = above[kind](name) if kind in above else load_planner(name, writing)
+                loaded[name] = above[kind](name) if kind in above else load_planner(name, _writing(name, writing))
             return loaded[name]
 
         return open_once
 
     return {name: opener(name) for name in names}
+
+
+def _writing(name: str, changes: Mapping[str, object] | None) -> Writing:
+    prompt = "{question}" if name in SHIPPED["planner"] else PLAN_PROMPT
+    return override(Writing(prompt=prompt), changes or {})
 
 
 def _self(executor: Executor | None, writing: Writing | None) -> Planner:
