@@ -15,13 +15,13 @@ from typing import Any
 from triaxis.estimate.arms import MARGIN as MARGIN
 from triaxis.estimate.arms import Table as Table
 from triaxis.estimate.arms import arrange as arrange
-from triaxis.estimate.branches import base_vote
 from triaxis.estimate.branches import diversity_axis as diversity_axis
 from triaxis.estimate.brittleness import brittleness as brittleness
 from triaxis.estimate.brittleness import factorial as factorial
 from triaxis.estimate.brittleness import shapes
 from triaxis.estimate.failures import KINDS
 from triaxis.estimate.failures import condition_rows as condition_rows
+from triaxis.estimate.pipelines import base_vote
 from triaxis.estimate.pipelines import pipelines as pipelines
 from triaxis.estimate.trust import shown_plans
 from triaxis.estimate.trust import trust as trust

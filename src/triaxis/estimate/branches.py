@@ -11,17 +11,11 @@ import numpy as np
 from triaxis.estimate import decompose, diversity, trajectory
 from triaxis.estimate.arms import MARGIN, Floats, Table, interval
 from triaxis.estimate.paired import UndefinedEstimate, cluster_mean, finish, paired
-from triaxis.estimate.pipelines import pareto
+from triaxis.estimate.pipelines import base_vote, pareto
 from triaxis.estimate.votes import Ballots
 
 ORDER_ITEMS = 1000  # items whose decoding orders are compared: pairs of pairs of places take the time of all the rest
 MEASURES = ("disagreement", "all_equal", "unique_right", "unique_wrong", "unreadable", "duplicates", "margin")
-
-
-def base_vote(t: Table) -> str:
-    """The branches of the bare question; the first ones where none are."""
-    names = t.role("diversity")
-    return next((n for n in names if t.conditions[n]["against"] == t.baseline), names[0])
 
 
 def diversity_axis(t: Table) -> dict[str, Any] | None:

@@ -84,16 +84,22 @@ def _majority(t: Table, name: str, k: int) -> Floats:
     return np.asarray(np.clip(np.mean(curves, axis=0), 0.0, 1.0), dtype=float)
 
 
+def base_vote(t: Table) -> str:
+    """The branches of the bare question, the first ones where none are; "" without branches."""
+    names = t.role("diversity")
+    return next((n for n in names if t.conditions[n]["against"] == t.baseline), next(iter(names), ""))
+
+
 def pareto(t: Table) -> list[dict[str, Any]] | None:
-    """Accuracy against tokens of single passes, votes of K (and of fewer of their branches) and pipelines.
+    """Accuracy against tokens of single passes, votes of K (of the bare question's, also of fewer) and pipelines.
 
     Cheapest first. An arm whose cost is not known (an endpoint that counts none) is left out; None under two arms.
     """
     plain = [*bare(t), *t.role("diversity"), *t.role("pipeline")]
     arms = {n: Arm(t.outcome(n), cost) for n in plain if (cost := t.tokens(n)).all()}
-    for n in t.role("diversity"):
-        if n in arms:
-            arms |= {f"{n}, {k} of {t.branches(n)}": _fewer(t, n, k) for k in range(1, t.branches(n), 2)}
+    base = base_vote(t)
+    if base in arms:
+        arms |= {f"{base}, {k} of {t.branches(base)}": _fewer(t, base, k) for k in range(1, t.branches(base), 2)}
     if len(arms) < 2:
         return None
     return [
