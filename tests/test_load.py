@@ -111,12 +111,25 @@ def test_every_shipped_executor_loads(name: str) -> None:
 # --- names ---
 
 
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that has nothing, instead of the network."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def nothing(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("cannot find the requested files\nin the cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
+
+
+@pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize(
     ("spec", "part"),
     [
         ("tinny", "no executor named 'tinny' and no such folder; did you mean 'tiny'?"),
         ("tiny-3", "did you mean 'tiny"),
-        ("GSAI-ML/LLaDA-8B-Base", "no executor named 'GSAI-ML/LLaDA-8B-Base'"),
+        ("GSAI-ML/LLaDA-8B-Base", "no executor named 'GSAI-ML/LLaDA-8B-Base': no such folder, and the hub says"),
         ("", "no executor named ''"),
         ("~nobody/model", "no executor named '~nobody/model'"),
         ("x" * 300, "no executor named"),
@@ -125,6 +138,55 @@ def test_every_shipped_executor_loads(name: str) -> None:
 )
 def test_an_unknown_name_is_refused_with_the_nearest(spec: str, part: str) -> None:
     assert part in refusal(spec)
+
+
+@pytest.mark.parametrize(("spec", "revision"), [("org/model", None), ("org/model@v1.0", "v1.0")])
+def test_a_hub_id_loads_from_the_hubs_cache_with_its_commit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, revision: str | None
+) -> None:
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--org--model" / "snapshots" / commit
+    shutil.copytree(folder, snapshot)
+    asked: list[Any] = []
+
+    def fetch(name: str, **options: Any) -> str:
+        asked.append((name, options["revision"]))
+        assert not any(p.endswith((".py", ".bin", ".pt")) for p in options["allow_patterns"])
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    checkpoint = load_checkpoint(spec)
+    assert asked == [("org/model", revision)]
+    assert (checkpoint.name, checkpoint.revision, checkpoint.folder) == (spec, commit, snapshot)
+    assert load_checkpoint(str(folder)).revision == ""
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_folder_counts_before_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent.parent)
+    assert load_checkpoint(f"{folder.parent.name}/{folder.name}").revision == ""
+
+
+def test_a_family_can_be_named(folder: Path) -> None:
+    assert load_checkpoint(str(folder), family="tiny").family.name == "tiny"
+    assert "no model family named 'tinny'; did you mean 'tiny'" in refusal(folder, family="tinny")
+
+
+def test_fused_weights_are_views_and_loading_holds_each_tensor_once(folder: Path) -> None:
+    network = load_checkpoint(str(folder)).network
+    for layer in network.layers():
+        for fused, roles in ((layer.qkv, "qkv"), (layer.gate_up, ("gate", "up"))):
+            assert fused is not None
+            parts = [layer.part(r).weight for r in roles]
+            assert torch.equal(fused, torch.cat(parts))
+            assert {p.untyped_storage().data_ptr() for p in parts} == {fused.untyped_storage().data_ptr()}
+    before = network(torch.tensor([[1, 2, 3]]))
+    moved = network.double().float()
+    assert all(layer.qkv.data_ptr() == layer.part("q").weight.data_ptr() for layer in moved.layers())
+    assert torch.equal(moved(torch.tensor([[1, 2, 3]])), before)
+    assert not any("qkv" in name or "gate_up" in name for name in network.state_dict())
 
 
 def test_a_misspelt_planner_is_refused_without_importing_transformers() -> None:
@@ -158,7 +220,7 @@ def test_every_field_is_either_named_when_missing_or_changes_nothing(folder: Pat
     before = load_checkpoint(str(folder)).network(torch.arange(9)[None])
     for name in whole:
         (folder / "config.json").write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
-        if name in (*NEEDED, "model_type"):
+        if name in NEEDED:
             assert name in refusal(folder)
         else:
             after = load_checkpoint(str(folder)).network(torch.arange(9)[None])
@@ -209,10 +271,13 @@ ABSURD: list[tuple[dict[str, object], str]] = [
     ({"layer_norm_type": ["rms"]}, "layer_norm_type=['rms'] is not supported"),
     ({"include_bias": True}, "include_bias=True is not supported"),
     ({"clip_qkv": 8.0}, "clip_qkv=8.0 is not supported"),
-    ({"model_type": "llama"}, "model_type='llama' is no known diffusion family; known: llada"),
-    ({"model_type": ...}, "model_type=None is no known diffusion family"),
-    ({"model_type": ["llada"]}, "model_type=['llada'] is no known diffusion family"),
-    ({"triaxis_family": "tyni"}, "no model family named 'tyni'; known: llada, tiny"),
+    (
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+        "model_type='llama' is no known diffusion family; known: Dream",
+    ),
+    ({"model_type": ..., "architectures": ...}, "model_type=None is no known diffusion family"),
+    ({"model_type": ["llada"], "architectures": "LLaDAModelLM"}, "model_type=['llada'] is no known diffusion family"),
+    ({"triaxis_family": "tyni"}, "no model family named 'tyni'; known: a2d_llama"),
     ({"triaxis_family": 7}, "no model family named '7'"),
 ]
 

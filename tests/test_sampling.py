@@ -420,7 +420,9 @@ def test_forwards_and_tokens_are_what_ran(
     assert sum(r.tokens for r in rows) == ran["tokens"]
     guided = 2 if d.cfg_scale else 1
     if not d.by_confidence and d.stop == "canvas":
-        assert ran["positions"] == 3 * 4 * guided * (8 + 6 + 4 + 2), "the head runs on what is hidden in the current block only"
+        assert ran["positions"] == 3 * 4 * guided * (8 + 6 + 4 + 2), (
+            "the head runs on hidden positions of the block"
+        )
     assert ran["positions"] <= ran["rows"] * 8
     if d.by_confidence:
         assert all(4 <= r.forwards <= 32 for r in rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +39,41 @@ def find_folder(spec: str, kind: str) -> Path:
     if os.path.isdir(folder):
         return Path(folder)
     raise UserError(f"no {kind} named {spec!r} and no such folder{suggest(spec, SHIPPED[kind])}")
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+
+
+def find_checkpoint(spec: str, kind: str) -> tuple[Path, str]:
+    """The folder of a shipped model, of a path or of a hub id, and the hub commit ("" where it is not from the hub).
+
+    A hub id is "org/name" or "org/name@revision"; it is fetched, or found in the hub's cache, only when named. No code
+    and no pickle is fetched. UserError with the nearest name, or with the hub's own reason.
+    """
+    if spec in SHIPPED[kind] or os.path.isdir(os.path.expanduser(spec)) or not _HUB_ID.fullmatch(spec):
+        return find_folder(spec, kind), ""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = spec.partition("@")
+    try:
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
+        reason = " ".join(str(e).split())[:160]
+        raise UserError(
+            f"no {kind} named {spec!r}: no such folder, and the hub says: {type(e).__name__} ({reason}); "
+            "check the name and the connection, or give a folder"
+        ) from None
+    return folder, folder.name  # the cache keeps a snapshot under its commit
+
+
+def added_token(folder: Path, text: str) -> int:
+    """The id of an added token of tokenizer.json, such as a mask. UserError where it has none."""
+    found = open_tokenizer(folder).token_to_id(text)
+    if found is None:
+        raise UserError(f"{folder}: neither config.json (mask_token_id) nor tokenizer.json ({text}) names a mask token")
+    return int(found)
 
 
 def read_config(folder: Path) -> dict[str, object]:

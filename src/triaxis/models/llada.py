@@ -137,7 +137,7 @@ def _check_field(name: str, value: object, where: str) -> None:
 class LladaBlock(Layer):
     """Pre-norm attention (bidirectional, grouped key/value heads) and SwiGLU, in LLaDA's names."""
 
-    parts: ClassVar[dict[str, str]] = {
+    parts: ClassVar[Mapping[str, str]] = {
         "q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "attn_out", "norm1": "attn_norm", "norm2": "ff_norm",
         "gate": "ff_proj", "up": "up_proj", "down": "ff_out",
     }  # fmt: skip

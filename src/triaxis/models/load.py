@@ -5,7 +5,6 @@ No remote code, no pickle: a folder with only .bin or .pt weights is refused.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from triaxis.errors import UserError, suggest
-from triaxis.models.card import FamilyCard, card
-from triaxis.models.folder import find_folder, fingerprint, read_config, weight_files
+from triaxis.models.card import FamilyCard, card_of
+from triaxis.models.decoder import DecoderConfig, DecoderNetwork
+from triaxis.models.folder import added_token, find_checkpoint, fingerprint, read_config, weight_files
 from triaxis.models.llada import LladaConfig, LladaNetwork
 
+_WHOLE = ("expert_bias",)  # stays float32: in bf16 a router's bias would choose other experts
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_BY_MODEL_TYPE = {"llada": "llada"}  # config.json's model_type -> family, where no "triaxis_family" says more
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,10 @@ class Checkpoint:
     name: str
     folder: Path
     family: FamilyCard
-    config: LladaConfig
-    network: LladaNetwork
+    config: LladaConfig | DecoderConfig
+    network: LladaNetwork | DecoderNetwork
     fingerprint: str
+    revision: str = ""  # the hub commit the files are of, where they came from the hub
 
 
 def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -49,30 +50,46 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
 def fill(
     network: nn.Module, paths: list[Path], dtype: torch.dtype, device: torch.device, ignore: tuple[str, ...]
 ) -> None:
-    """Move the checkpoint's tensors into a network built on the meta device, one at a time.
+    """Move the checkpoint's tensors into a network built on the meta device, one at a time: no second copy in memory.
 
     UserError that names the first tensors that are missing, foreign or of another shape or kind.
     """
     folder = paths[0].parent
     wanted: Mapping[str, Tensor] = network.state_dict()
-    given: dict[str, Tensor] = {}
+    seen: set[str] = set()
+    foreign: list[str] = []
     for name, tensor in _tensors(paths):
         if name in ignore:
             continue
-        if name not in wanted or name in given:
-            what = "is there twice" if name in given else "does not belong to the network of config.json"
-            raise UserError(f"{folder}: tensor {name!r} {what}; take both from one checkpoint")
+        if name in seen:
+            raise UserError(f"{folder}: tensor {name!r} is there twice; take both from one checkpoint")
+        if name not in wanted:
+            foreign.append(name)
+            if len(foreign) == 3:
+                break
+            continue
         if wanted[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)}, config.json says {tuple(wanted[name].shape)}"
             raise UserError(f"{folder}: tensor {name!r} has shape {shapes}; take both from one checkpoint")
         if not tensor.is_floating_point():
             raise UserError(f"{folder}: tensor {name!r} is {tensor.dtype}; give weights that are not quantised")
-        given[name] = tensor.to(device=device, dtype=dtype)
-    missing = [n for n in wanted if n not in given]
+        seen.add(name)
+        kind = torch.float32 if name.endswith(_WHOLE) else dtype
+        _place(network, name, tensor.to(device=device, dtype=kind))
+    if foreign:
+        names = ", ".join(map(repr, foreign))
+        raise UserError(
+            f"{folder}: tensor {names} does not belong to the network of config.json; take both from one checkpoint"
+        )
+    missing = [n for n in wanted if n not in seen]
     if missing:
         names = ", ".join(missing[:3])
         raise UserError(f"{folder}: {len(missing)} tensors are missing, such as {names}; download the checkpoint again")
-    network.load_state_dict(given, assign=True)
+
+
+def _place(network: nn.Module, name: str, value: Tensor) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Parameter(value, requires_grad=False))
 
 
 def find_device(name: str | None) -> torch.device:
@@ -88,29 +105,39 @@ def find_device(name: str | None) -> torch.device:
     return torch.device(name if kind == "cuda" else "cpu")
 
 
-def _family(fields: Mapping[str, object], where: str) -> FamilyCard:
-    name = fields.get("triaxis_family") or _BY_MODEL_TYPE.get(str(fields.get("model_type")))
-    if name is None:
-        given = reprlib.repr(fields.get("model_type"))
-        known = ", ".join(sorted(_BY_MODEL_TYPE))
-        raise UserError(f"{where}: model_type={given} is no known diffusion family; known: {known}")
-    return card(str(name))
-
-
-def load_checkpoint(spec: str, *, dtype: str | None = None, device: str | None = None) -> Checkpoint:
-    """Load a shipped executor or a checkpoint folder. fp32 on a CPU and bf16 on a GPU unless `dtype` says."""
-    folder = find_folder(spec, "executor")
-    fields = read_config(folder)
+def _build(
+    family: FamilyCard, fields: Mapping[str, object], folder: Path
+) -> tuple[LladaConfig | DecoderConfig, LladaNetwork | DecoderNetwork, tuple[str, ...]]:
+    """Config and network (on the meta device) of a family, and the tensors a file may hold that are not needed."""
     where = str(folder / "config.json")
-    family = _family(fields, where)
+    if family.mask and "mask_token_id" not in fields:
+        fields = {**fields, "mask_token_id": added_token(folder, family.mask)}
+    with torch.device("meta"):
+        if family.network == "decoder":
+            config = DecoderConfig.read(fields, where, family.config)
+            return config, DecoderNetwork(config), ("lm_head.weight",) if config.tied else ()
+        given = {n: v for n, v in fields.items() if v is not None}
+        llada = LladaConfig.read({**family.config, **given}, where)
+        return llada, LladaNetwork(llada), ("model.transformer.ff_out.weight",) if llada.weight_tying else ()
+
+
+def load_checkpoint(
+    spec: str, *, dtype: str | None = None, device: str | None = None, family: str | None = None
+) -> Checkpoint:
+    """Load a shipped executor, a checkpoint folder, or a hub id ("org/name" or "org/name@revision").
+
+    fp32 on a CPU and bf16 on a GPU unless `dtype` says. family: a card's name, where config.json does not tell (it
+    counts before config.json).
+    """
+    folder, revision = find_checkpoint(spec, "executor")
+    fields = read_config(folder)
+    card = card_of(fields, str(folder / "config.json"), family)
     place = find_device(device)
     kind = dtype or ("fp32" if place.type == "cpu" else "bf16")
     if kind not in DTYPES:
         raise UserError(f"dtype {kind!r} is unknown{suggest(kind, DTYPES)}")
-    config = LladaConfig.read(fields, where)
-    with torch.device("meta"):
-        network = LladaNetwork(config)
-    tied = ("model.transformer.ff_out.weight",) if config.weight_tying else ()
-    fill(network, weight_files(folder), DTYPES[kind], place, tied)
+    config, network, unneeded = _build(card, fields, folder)
+    fill(network, weight_files(folder), DTYPES[kind], place, unneeded)
     network.eval().requires_grad_(False)
-    return Checkpoint(spec, folder, family, config, network, fingerprint(folder))
+    network.fuse()
+    return Checkpoint(spec, folder, card, config, network, fingerprint(folder), revision)

@@ -1,4 +1,4 @@
-"""What every decoder network here is made of: rotary tables, norm, attention over a canvas, key/value memory, the trunk.
+"""What every decoder network here is made of: rotary tables, norm, attention over a canvas, memory, the trunk.
 
 A family's file names its tensors and says how a layer projects; this file says what attention does. Knows nothing of
 config files, tokenizers or sampling. Building a network changes no global torch setting.
@@ -9,9 +9,9 @@ G key/value heads, E head width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -142,25 +142,32 @@ class Layer(nn.Module):
     layer. Modules are looked up at each call, so that a wrapper put in place of a projection is used.
     """
 
-    parts: dict[str, str]
+    parts: ClassVar[Mapping[str, str]]
+    # Weights of q, k, v (and of gate, up) in one tensor each; those of the modules are views of it. Buffers, because
+    # whoever copies a module tree and shares its tensors then shares these too.
+    qkv: Tensor | None
+    qkv_bias: Tensor | None
+    gate_up: Tensor | None
 
     def __init__(self, shape: Shape, number: int) -> None:
         super().__init__()
         self.shape, self.number = shape, number
-        self.qkv: tuple[Tensor, Tensor | None] | None = None  # weights of q, k, v in one; theirs are views of it
-        self.gate_up: Tensor | None = None
+        for name in ("qkv", "qkv_bias", "gate_up"):
+            self.register_buffer(name, None, persistent=False)
 
     def part(self, role: str) -> nn.Module:
         return self.get_submodule(self.parts[role])
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, L, heads * E) each."""
-        c = self.shape
         if self.qkv is not None and self.plain("q", "k", "v"):
-            sizes = [c.heads * c.head_width, c.kv_heads * c.head_width, c.kv_heads * c.head_width]
-            q, k, v = F.linear(x, *self.qkv).split(sizes, dim=-1)
-            return q, k, v
+            return self.split(F.linear(x, self.qkv, self.qkv_bias))
         return self.part("q")(x), self.part("k")(x), self.part("v")(x)
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c = self.shape
+        q, k, v = torch.split(qkv, [c.heads * c.head_width, *[c.kv_heads * c.head_width] * 2], dim=-1)
+        return q, k, v
 
     def queries(self, x: Tensor) -> Tensor:
         """Queries alone, where fewer positions ask than are asked."""
@@ -171,8 +178,8 @@ class Layer(nn.Module):
         c = self.shape
         if self.qkv is not None and self.plain("k", "v"):
             start = c.heads * c.head_width
-            weight, bias = self.qkv
-            k, v = F.linear(x, weight[start:], None if bias is None else bias[start:]).chunk(2, dim=-1)
+            bias = None if self.qkv_bias is None else self.qkv_bias[start:]
+            k, v = F.linear(x, self.qkv[start:], bias).chunk(2, dim=-1)
             return k, v
         return self.part("k")(x), self.part("v")(x)
 
@@ -193,17 +200,16 @@ class Layer(nn.Module):
     def fuse(self) -> None:
         """Lay the weights of q, k, v (and gate, up) side by side in one tensor each; the modules keep views of it."""
         if "k" in self.parts and self.plain("q", "k", "v"):
-            self.qkv = _fused([self.part(r) for r in "qkv"])
+            self.qkv, self.qkv_bias = _fused([cast(nn.Linear, self.part(r)) for r in "qkv"])
         if "gate" in self.parts and self.plain("gate", "up"):
-            self.gate_up = _fused([self.part("gate"), self.part("up")])[0]
+            self.gate_up, _ = _fused([cast(nn.Linear, self.part(r)) for r in ("gate", "up")])
 
-    def fused_is_current(self) -> bool:
-        """Whether the fused tensors still are what the modules hold (moving a module elsewhere parts them)."""
-        pairs = (("q", self.qkv[0] if self.qkv else None), ("gate", self.gate_up))
-        return all(t is None or not self.plain(r) or t.data_ptr() == self.part(r).weight.data_ptr() for r, t in pairs)  # type: ignore[operator]
+    def unfuse(self) -> None:
+        """Forget the fused tensors; the modules keep their weights."""
+        self.qkv = self.qkv_bias = self.gate_up = None
 
     def _heads(self, x: Tensor, heads: int, norm: str) -> Tensor:
-        split = x.unflatten(-1, (heads, self.shape.head_width))
+        split = x.reshape(*x.shape[:-1], heads, self.shape.head_width)
         if norm in self.parts:
             split = self.part(norm)(split)
         return split.transpose(1, 2)
@@ -228,22 +234,21 @@ class Layer(nn.Module):
         if canvas.memory is not None:
             k, v = canvas.memory.put(self.number, k, v, canvas.places_BQ)
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=c.kv_heads != c.heads)
-        x: Tensor = rest + self.part("out")(a.transpose(1, 2).flatten(2))
+        x = rest + cast(Tensor, self.part("out")(a.transpose(1, 2).flatten(2)))
         return x + self.feed(self.part("norm2")(x))
 
 
-def _fused(modules: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
+def _fused(modules: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     with torch.inference_mode(False), torch.no_grad():
-        weight = torch.cat([m.weight for m in modules])  # type: ignore[arg-type]
-        biased = modules[0].bias is not None
-        bias = torch.cat([m.bias for m in modules]) if biased else None  # type: ignore[arg-type]
+        weight = torch.cat([m.weight for m in modules])
+        bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
         start = 0
         for m in modules:
-            end = start + m.weight.shape[0]  # type: ignore[operator, union-attr, index]
+            end = start + m.out_features
             m.weight = nn.Parameter(weight[start:end], requires_grad=False)
             if bias is not None:
                 m.bias = nn.Parameter(bias[start:end], requires_grad=False)
-            start = int(end)
+            start = end
     return weight, bias
 
 
@@ -278,10 +283,13 @@ class Decoder(nn.Module):
             layer.fuse()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Decoder:
-        fused = any(layer.qkv is not None for layer in self.layers())
-        super()._apply(fn, recurse)
-        if fused:
-            self.fuse()
+        """Moving or converting a module parts the modules' weights from the fused ones: fuse again afterwards."""
+        fused = [layer for layer in self.layers() if layer.qkv is not None or layer.gate_up is not None]
+        for layer in fused:
+            layer.unfuse()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for layer in fused:
+            layer.fuse()
         return self
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ class _Rows:
     def take(self, rows_B: Tensor) -> _Rows:
         """Those rows, as a copy. rows_B: numbers or a mask."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return _Rows(**{name: None if value is None else value[rows_B] for name, value in values})
+        return _Rows(**{name: None if value is None else value[rows_B] for name, value in values})  # type: ignore[arg-type]
 
     def put(self, rows_B: Tensor, part: _Rows) -> None:
         """Write back what a pass changed."""
@@ -99,8 +99,8 @@ def _lay_out(
     everyone = torch.arange(len(prompts), device=device)
     return _Rows(
         everyone, canvas, torch.tensor(lengths, device=device), torch.tensor(starts, device=device), end, valid,
-        torch.tensor(keys, device=device), torch.zeros_like(everyone), torch.zeros_like(everyone), torch.full_like(canvas, -1),
-        torch.zeros(canvas.shape, device=device),
+        torch.tensor(keys, device=device), torch.zeros_like(everyone), torch.zeros_like(everyone),
+        torch.full_like(canvas, -1), torch.zeros(canvas.shape, device=device),
     )  # fmt: skip
 
 
@@ -229,7 +229,6 @@ class _Job:
         counts = d.commits(k)
         ragged = d.by_confidence or self.aligned
         span = rows.start[:, None] + block * k + torch.arange(k, device=rows.where.device)
-        left = k
         for step in range(k if d.by_confidence else len(counts)):
             at, part, mine = None, rows, span
             if ragged:
@@ -240,12 +239,11 @@ class _Job:
                     at = hidden.nonzero()[:, 0]
                     part, mine = rows.take(at), span[at]
             count = 0 if d.by_confidence else counts[step]
-            self.step(part, mine, at, (block, step, count), k if ragged else left)
-            left -= count
+            self.step(part, mine, at, (block, step, count))
             if at is not None:
                 rows.put(at, part)
 
-    def step(self, rows: _Rows, span_BK: Tensor, at: Tensor | None, now: tuple[int, int, int], left: int) -> None:
+    def step(self, rows: _Rows, span_BK: Tensor, at: Tensor | None, now: tuple[int, int, int]) -> None:
         """One forward pass: commit tokens of the block and note when and how likely they were. Changes `rows`."""
         d, (block, step, count) = self.d, now
         if self.before is not None:
@@ -254,26 +252,36 @@ class _Job:
             masks &= (place >= rows.prompt[:, None]) & (place < (rows.prompt + d.gen_length)[:, None])
             share = masks.sum(1) / d.gen_length
             self.before(Moment(min(block, d.blocks - 1), d.blocks, step, d.steps // d.blocks, rows.where, share))
-        select = span_BK
-        if left < span_BK.shape[1]:  # the hidden positions only, lowest first: there are `left` of them in every row
-            hidden = rows.canvas.gather(1, span_BK) == self.mask_id
-            select = span_BK.gather(1, hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :left])
-        wanted = select
+        select = wanted = self.hidden_of(rows, span_BK) if step else span_BK
         if self.watch:
-            wanted = rows.prompt[:, None] + torch.arange(d.gen_length, device=select.device)
+            reach = d.gen_length + (d.block_length if self.aligned else 0)
+            wanted = rows.start[:, None] + torch.arange(reach, device=select.device)
+            wanted = wanted.clamp(max=rows.canvas.shape[1] - 1)
         plan = self.keeper.plan(rows.start, rows.end, block, step, at)
         logits = _logits(self.network, rows, wanted, d, self.mask_id, plan)
         mine = logits
         if self.watch:
-            spots = (select - rows.prompt[:, None]).clamp(0, d.gen_length - 1)
+            spots = select - rows.start[:, None]
             mine = logits.gather(1, spots[..., None].expand(-1, -1, logits.shape[-1]))
         rows.tokens += self.passes * (rows.end if plan.places_BQ is None else plan.places_BQ.shape[1])
         self.commit(rows, select, mine, count)
         if self.watch:
-            response = rows.canvas.gather(1, wanted)
-            seen = torch.where(response == self.mask_id, logits.argmax(-1), response)
+            spots = (rows.prompt - rows.start)[:, None] + torch.arange(d.gen_length, device=select.device)
+            response = rows.canvas.gather(1, rows.start[:, None] + spots)
+            seen = torch.where(response == self.mask_id, logits.argmax(-1).gather(1, spots), response)
             for where, ids in zip(rows.where.tolist(), seen.tolist(), strict=True):
                 self.paths.setdefault(where, []).append(ids)
+
+    def hidden_of(self, rows: _Rows, span_BK: Tensor) -> Tensor:
+        """The hidden positions of the block, lowest first; rows with fewer than others get some that are not.
+
+        On a GPU the whole block: to know how many are hidden, the host would wait for it at every step.
+        """
+        if span_BK.is_cuda:
+            return span_BK
+        hidden = rows.canvas.gather(1, span_BK) == self.mask_id
+        most = int(hidden.sum(1).max())
+        return span_BK.gather(1, hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :most])
 
     def commit(self, rows: _Rows, select_BK: Tensor, logits_BKV: Tensor, count: int) -> None:
         """Choose and commit at the selected positions. A row's step is the number of its passes so far."""
