@@ -71,9 +71,10 @@ def _failures(line: Mapping[str, Any]) -> Iterator[str]:
 
 def _lost(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Conditions whose losses against the baseline are failures of format as often as not."""
+    bare = next(line["accuracy"] for line in lines if line["lost"] is None)
     for line in lines:
         lost = line["lost"]
-        if lost and lost["format"] and 2 * lost["format"] >= lost["items"] and line["accuracy"] < lines[0]["accuracy"]:
+        if lost and lost["format"] and 2 * lost["format"] >= lost["items"] and line["accuracy"] < bare:
             yield (
                 f"{line['name']}: {lost['format']} of the {lost['items']} items it loses have a failure of format "
                 "(cut, unread, ended early or the plan goes on): not all of its drop is reasoning"

@@ -76,15 +76,16 @@ DUPLICATES = "duplicates"  # of an item's branches, beside the kinds
 
 
 def condition_rows(t: Table) -> list[dict[str, Any]]:
-    """One line a condition: accuracy with interval and failure rates; forwards and tokens are means a completion.
+    """One line a condition, stages of a chain left out: accuracy with its interval, failure rates, mean costs.
 
     "failures" holds the paired difference of each rate from the baseline (duplicates: from the condition named in
     `against`), Holm within a condition; a rate that is 0 on both sides is left out. "lost" counts the items that the
-    baseline has right and the condition has not, and those of them with a format failure (`FORMAT`).
+    baseline has right and the condition has not, and those of them with a format failure (`FORMAT`). forwards and
+    tokens are means a completion.
     """
     context = _context(t)
     flags = {name: _flags(t, name, context) for name in t.rows}
-    return [_line(t, name, flags) for name in t.rows]
+    return [_line(t, name, flags) for name in t.rows if t.conditions[name]["role"] != "stage"]
 
 
 def _line(t: Table, name: str, flags: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:

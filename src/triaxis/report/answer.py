@@ -35,9 +35,10 @@ def answers(summary: Mapping[str, Any]) -> list[Answer]:
 
 
 def sorted_warnings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Warnings of the study, and apart from them those about single conditions' completions where they are many."""
+    """Warnings of the study, and apart from them those about single conditions' failures where they are many."""
     starts = tuple(f"{c['name']}: " for c in summary["conditions"])
-    single = [w for w in summary["warnings"] if w.startswith(starts) and "% of the completions" in w]
+    about = ("% of the completions", "failure of format")
+    single = [w for w in summary["warnings"] if w.startswith(starts) and any(a in w for a in about)]
     if len(single) <= FEW_WARNINGS:
         return list(summary["warnings"]), []
     return [w for w in summary["warnings"] if w not in single], single

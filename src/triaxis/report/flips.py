@@ -84,7 +84,7 @@ class Flips:
         self.bare = next((str(c["name"]) for c in cards if c.get("role") == "baseline"), "none")
         self.branches = {str(c["name"]): int(c.get("branches", 1)) for c in cards}
         self.scores = {name: self._scores(name) for name in self.rows}
-        compared = [(str(c["name"]), str(c.get("against", ""))) for c in cards]
+        compared = [(str(c["name"]), str(c.get("against", ""))) for c in cards if c.get("role") != "stage"]
         self.pairs = [self._pair(a, b) for a, b in compared if a != b and a in self.scores and b in self.scores]
 
     def __iter__(self) -> Iterator[tuple[int, Flip]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE_IN, NARROW_IN = 9.5, 3.5
-LABEL_IN, VALUE_IN, EDGE_IN = 2.3, 2.5, 0.12  # of a wide forest: names at the left, numbers at the right
+LABEL_IN, VALUE_IN, EDGE_IN = 2.8, 2.5, 0.12  # of a wide forest: names at the left, numbers at the right
 NUMBER_IN, SPAN_IN = 0.6, 1.15
 ROW_IN, STACKED_ROW_IN, AXIS_IN, TOP_IN = 0.27, 0.46, 0.52, 0.06
 PANEL_IN, TICK_IN = 2.35, 0.5  # of the branch curves
@@ -32,7 +32,7 @@ TEXT_PT, SMALL_PT, LINE_PT, MARK_PT, TIE_PT, HAIR_PT = 10, 9, 1.6, 5.5, 11, 0.8
 STACKED_ROWS = 0.22  # how far a phone's name and range stand from the middle of their line
 BAND_ALPHA, PAD_RATIO = 0.16, 0.06
 TICK_STEPS = (1, 2, 5, 10)
-LONGEST = 26  # characters of a label before it is shortened
+LONGEST, LONGEST_NARROW = 33, 26  # characters of a label before it is shortened
 
 # Stand-ins that matplotlib accepts as colours, and the page's variables that replace them.
 _INK = {
@@ -215,7 +215,7 @@ def _mark(figure: Figure, m: Mark, at: Scale, y: float, sign: bool) -> None:
 def _words(figure: Figure, m: Mark, y: float, sign: bool, wide: bool) -> None:
     """The name at the left; value, interval and n in columns at the right."""
     value, interval = number(100 * m.value, sign=sign), span(m.low, m.high, sign=sign)
-    _text(figure, 0, y, _short(m.label))
+    _text(figure, 0, y, _short(m.label, LONGEST if wide else LONGEST_NARROW))
     if wide:
         _text(figure, WIDE_IN - NUMBER_IN - SPAN_IN, y, value, ha="right", weight="bold")
         _text(figure, WIDE_IN - NUMBER_IN, y, interval, ha="right")
@@ -236,9 +236,9 @@ def _line(figure: Figure, xs: Sequence[float], ys: Sequence[float], **style: Any
     figure.add_artist(Line2D(xs, ys, transform=figure.dpi_scale_trans, **style))
 
 
-def _short(label: str) -> str:
+def _short(label: str, most: int = LONGEST_NARROW) -> str:
     label = " ".join(visible(label).split())
-    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "\u2026"
+    return label if len(label) <= most else label[: most - 1] + "\u2026"
 
 
 # ---------------------------------------------------------------- curves

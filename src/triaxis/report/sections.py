@@ -89,7 +89,7 @@ def _design(d: Json, name: str) -> Json:
     ]
     figure = ""
     if d["levels"]:
-        groups = [plots.Group(f, [_level(m) for m in d["levels"] if m["factor"] == f]) for f in d["factors"]]
+        groups = [plots.Group(_factor(f), [_level(m) for m in d["levels"] if m["factor"] == f]) for f in d["factors"]]
         figure = plots.forest(
             groups, title=f"Accuracy by level of each factor of grid {d['grid']}, means over the others.",
             axis="% of items right", name=f"{name}-levels", sign=False,
@@ -110,7 +110,11 @@ def _level(m: Json) -> plots.Mark:
 
 
 def _term(e: Json) -> str:
-    return " \u00d7 ".join(f"{f} {v}" for f, v in zip(e["factors"], e["levels"], strict=True))
+    return " \u00d7 ".join(f"{_factor(f)} {v}" for f, v in zip(e["factors"], e["levels"], strict=True))
+
+
+def _factor(name: str) -> str:
+    return name.replace("_per_", "/").replace("_", " ")
 
 
 # ---------------------------------------------------------------- axis 2
@@ -287,13 +291,14 @@ def pareto(found: Sequence[Json] | None) -> Json | None:
     """Accuracy against tokens, numbered from the cheapest."""
     if not found:
         return None
-    spots = [
-        plots.Spot(
-            str(k), (p["low"], p["accuracy"], p["high"]), (p["tokens_low"], p["tokens"], p["tokens_high"]),
-            bool(p["dominated_by"]),
-        )
-        for k, p in enumerate(found, 1)
-    ]  # fmt: skip
+    at: dict[tuple[float, float], list[str]] = {}  # arms at one place share a mark
+    for k, p in enumerate(found, 1):
+        at.setdefault((p["tokens"], p["accuracy"]), []).append(str(k))
+    spots = []
+    for p in found:
+        label = ", ".join(at.pop((p["tokens"], p["accuracy"]), []))
+        ends = (p["low"], p["accuracy"], p["high"]), (p["tokens_low"], p["tokens"], p["tokens_high"])
+        spots.append(plots.Spot(label, *ends, hollow=bool(p["dominated_by"])))
     title = f"Accuracy against tokens read an item. {SAME}"
     place = {p["name"]: str(k) for k, p in enumerate(found, 1)}
     rows = [
