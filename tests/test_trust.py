@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -199,6 +200,15 @@ def test_subsets_leave_out_what_was_not_run() -> None:
     assert found["gold_lift"] is None
     assert found["corruptions"] == {}
     assert found["following"] is None
+
+
+def test_ten_thousand_items_take_less_than_a_second_of_work() -> None:
+    w = World(select(load_preset("quick").conditions(("s",)), ["plan[s]"]), n=10_000)
+    began = time.process_time()
+    t = w.table()
+    lines, found = axes.condition_rows(t), axes.axes(t, {"s": 100})
+    axes.warnings(t, lines, found)
+    assert time.process_time() - began < 2  # 0.5 s where measured; a guard against a slip
 
 
 # ---------------------------------------------------------------- shares

@@ -172,23 +172,28 @@ def _conditions(conditions: Sequence[Json], console: Console) -> None:
 
 
 def _failures(conditions: Sequence[Json], console: Console) -> None:
-    """Rates of the kinds that occur and have no column above."""
+    """Rates of the kinds that have no column above, of the conditions where any occurs."""
     found = failures(conditions)
     if found is None:
         return
     grid = found["table"]
     shown = [k for k, (head, _) in enumerate(grid.heads) if head not in ("cut", "unread")]
-    if len(shown) < 3:  # nothing but names and what was lost
+    rows = [row for row in grid.rows if any(_is_notable(row[k]) for k in shown[1:])]
+    if not rows:
         return
     _heading("Failures of format, %", console)
     if console.width < HALF:
-        for row in grid.rows:
+        for row in rows:
             _stacked(console, row[0], ", ".join(f"{grid.heads[k][0]} {row[k]}" for k in shown[1:]), _text(""))
         return
     table = _table([grid.heads[k][0] for k in shown], {"condition"})
-    for row in grid.rows:
+    for row in rows:
         table.add_row(*(_text(row[k]) for k in shown))
     console.print(table)
+
+
+def _is_notable(cell: str) -> bool:
+    return cell not in (words.DASH, points(0.0, sign=False)) and not cell.startswith("0 of")
 
 
 def _table(heads: Sequence[str], left: set[str]) -> Any:
