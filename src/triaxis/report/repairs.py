@@ -1,0 +1,94 @@
+"""Train a repair and judge it: adapters and controls by training seed, a study of each, one report.
+
+Every step is resumable and none is done twice, so the whole is one command that may be killed and run again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triaxis.conditions import load_preset
+from triaxis.jobs import Progress, silent
+from triaxis.report import repair
+from triaxis.report.study import Study
+
+if TYPE_CHECKING:
+    from triaxis.sampling.executor import Executor
+    from triaxis.train.recipes import Recipe
+    from triaxis.train.tiers import Material
+
+PRESET = str(files("triaxis.train").joinpath("repairs.toml"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What is trained and how it is judged. kind: prefix or trust. seeds: training seeds. items: training items."""
+
+    kind: str
+    recipe: Recipe
+    executor: str = "tiny"
+    task: str = "gradeschool"
+    planners: tuple[str, ...] = ()
+    items: int = 1600
+    n: int = 300
+    seeds: tuple[int, ...] = (0,)
+    control: bool = True
+    device: str | None = None
+    margin: float = repair.MARGIN
+    conditions: tuple[str, ...] = ()
+
+
+def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Train, measure and compare in `out`; the comparison, also written there as repair.json and repair.md."""
+    from triaxis.sampling.executor import load_executor
+
+    executor = load_executor(r.executor, device=r.device)
+    kinds = (r.kind, "plain") if r.control else (r.kind,)
+    study = Study(
+        executor=r.executor, planners=r.planners, task=r.task, n=r.n, preset=PRESET, device=r.device,
+        conditions=r.conditions,
+    )  # fmt: skip
+    made = {kind: _material(r, kind, executor, out) for kind in kinds}
+    places = {(kind, s): out / "adapters" / f"{kind}-s{s}" for kind in kinds for s in r.seeds}
+    for (kind, seed), folder in places.items():
+        _train(executor, replace(r.recipe, seed=seed), made[kind], folder, progress)
+    del executor
+    study.run(out / "before", progress)
+    for (kind, seed), folder in places.items():
+        replace(study, adapter=str(folder)).run(out / "studies" / f"{kind}-s{seed}", progress)
+
+    def arm(name: str, kind: str) -> repair.Arm:
+        return repair.read_arm(name, [out / "studies" / f"{kind}-s{s}" for s in r.seeds])
+
+    found = repair.repair(
+        repair.read_arm("before", [out / "before"]), arm("after", r.kind),
+        arm("control", "plain") if r.control else None, made[r.kind].card["seen"], r.margin,
+    )  # fmt: skip
+    found = {"kind": r.kind, "executor": r.executor, "task": r.task, "recipe": r.recipe.card(), **found}
+    repair.write(found, out)
+    return found
+
+
+def _material(r: Repair, kind: str, executor: Executor, out: Path) -> Material:
+    from triaxis.tasks import load_task
+    from triaxis.train.tiers import material
+
+    out.mkdir(parents=True, exist_ok=True)
+    table = load_preset(PRESET).conditions(r.planners)
+    shown = [c for c in table if not r.conditions or c.name in r.conditions]
+    return material(
+        executor, load_task(r.task), kind, r.recipe, planners=r.planners, items=r.items,
+        decode=executor.default_decode(), store=out / "plans" / "rows.sqlite", conditions=shown,
+    )  # fmt: skip
+
+
+def _train(executor: Executor, recipe: Recipe, made: Material, folder: Path, progress: Progress) -> None:
+    """One adapter; its held-out questions are decoded on the way to hear a collapse."""
+    from triaxis.train.fit import fit
+    from triaxis.train.watch import watch
+
+    probe = watch(executor, made.held)
+    fit(executor, recipe, made.data, folder, held=made.held, card=made.card, probe=probe, note=progress)
