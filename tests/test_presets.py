@@ -202,7 +202,7 @@ def test_predictions_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:
 
 def test_a_study_stops_once_its_contrasts_are_resolved(tmp_path: Path) -> None:
     study = Study(
-        n=400, planners=(), conditions=("filler", "other-plan"), decode=FAST, stop_when="resolved", seeds=(3,)
+        n=400, planners=(), conditions=("filler",), decode=FAST, stop_when="resolved"
     )
     summary = study.run(tmp_path)
     n = summary["study"]["n"]
