@@ -241,10 +241,11 @@ def test_votes_of_flips_are_those_of_the_estimates() -> None:
         assert flips._vote(grades) == pytest.approx(float(expected.score[0]))
 
 
-def test_hostile_texts_are_shown_as_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["quick", "original", "trust"])
+def test_hostile_texts_are_shown_as_text(tmp_path: Path, name: str) -> None:
     extra = " ".join(HOSTILE)
     planners = {f"p-{HOSTILE[0]}": 1000, f"q$x$-{HOSTILE[2]}": 9000}
-    summary = write_study(tmp_path, 14, planners, extra=extra)
+    summary = write_study(tmp_path, 14, planners, extra=extra, preset=name)
     summary["warnings"].append(HOSTILE[1])
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     protocol = load(tmp_path, "protocol")

@@ -20,6 +20,7 @@ from triaxis.estimate.paired import Estimate, contrast, finish, paired
 
 QUALITY_STEP = 0.1  # the slope over plan quality is per ten points of plans with right steps
 TWINS = ("filler", "random", "dots")  # kinds of plans without content
+DERIVED = ("net", "gold_lift")
 Detail = Mapping[str, Any]
 
 
@@ -62,7 +63,8 @@ def _owner(card: Mapping[str, Any], true: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def trust(t: Table, parameters: Mapping[str, int | None]) -> dict[str, Any] | None:
-    """The axis' object; Holm over every difference of every planner.
+    """The axis' object. Holm over content, scaffold and corruptions of every planner; and over what follows from them
+    (net, gold_lift) apart, so that showing it costs the questions asked no power.
 
     parameters: parameter count by planner; a source without one (gold) is left out of the slope over size.
     """
@@ -73,7 +75,10 @@ def trust(t: Table, parameters: Mapping[str, int | None]) -> dict[str, Any] | No
     raw: dict[tuple[str, str], Estimate] = {}
     for s in shown:
         raw |= {(s.name, key): e for key, e in _differences(t, s, gold)}
-    done = dict(zip(raw, finish(list(raw.values()), margin=MARGIN), strict=True))
+    done: dict[tuple[str, str], Estimate] = {}
+    for second in (False, True):
+        family = {k: e for k, e in raw.items() if (k[1] in DERIVED) == second}
+        done |= dict(zip(family, finish(list(family.values()), margin=MARGIN), strict=True))
     planners = [_planner(t, s, parameters, {k: e for (n, k), e in done.items() if n == s.name}) for s in shown]
     sized = {s: math.log10(float(p)) for s in shown if (p := parameters.get(s.planner))}
     quality = {s: p["plan_quality"] for s, p in zip(shown, planners, strict=True) if p["plan_quality"] is not None}

@@ -94,7 +94,15 @@ def _votes(axis: Mapping[str, Any] | None) -> Answer:
         ties = "1 tie is" if axis["ties"] == 1 else f"{axis['ties']} ties are"
         text += f" ({bounds} by how {ties} broken)"
     text += f"; at least one branch is right on {points(axis['oracle'], sign=False)}\u00a0%."
+    changed = [f"{name} against {c['against']} is {c['verdict']}" for name, c in axis["changes"].items() if known(c)]
+    if changed:
+        text += f" Of the branches themselves, {several(changed)}."
     return Answer(*title, text, useful["verdict"], kind(useful["verdict"]))
+
+
+def known(change: Mapping[str, Any]) -> bool:
+    """Whether it is resolved what happened to the branches."""
+    return bool(change["verdict"] != "not resolved")
 
 
 def _unmeasured(axis: str, question: str) -> Answer:
