@@ -176,6 +176,8 @@ def test_a_family_can_be_named(folder: Path) -> None:
 
 def test_fused_weights_are_views_and_loading_holds_each_tensor_once(folder: Path) -> None:
     network = load_checkpoint(str(folder)).network
+    plain = network(torch.tensor([[1, 2, 3]]))
+    network.fuse()
     for layer in network.layers():
         for fused, roles in ((layer.qkv, "qkv"), (layer.gate_up, ("gate", "up"))):
             assert fused is not None
@@ -183,6 +185,7 @@ def test_fused_weights_are_views_and_loading_holds_each_tensor_once(folder: Path
             assert torch.equal(fused, torch.cat(parts))
             assert {p.untyped_storage().data_ptr() for p in parts} == {fused.untyped_storage().data_ptr()}
     before = network(torch.tensor([[1, 2, 3]]))
+    torch.testing.assert_close(before, plain, atol=1e-5, rtol=1e-5)
     moved = network.double().float()
     assert all(layer.qkv.data_ptr() == layer.part("q").weight.data_ptr() for layer in moved.layers())
     assert torch.equal(moved(torch.tensor([[1, 2, 3]])), before)

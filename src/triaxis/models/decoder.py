@@ -248,7 +248,7 @@ class DecoderLayer(Layer):
     qk_names: ClassVar[Mapping[str, str]] = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 
     def __init__(self, c: DecoderConfig, number: int) -> None:
-        super().__init__(c.shape, number)
+        super().__init__(c.shape)
         place, made = self.place
         self.add_module(place, made(c))
         self.input_layernorm = RMSNorm(c.width, c.eps)

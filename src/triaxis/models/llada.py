@@ -142,8 +142,8 @@ class LladaBlock(Layer):
         "gate": "ff_proj", "up": "up_proj", "down": "ff_out",
     }  # fmt: skip
 
-    def __init__(self, c: LladaConfig, number: int) -> None:
-        super().__init__(c.shape, number)
+    def __init__(self, c: LladaConfig) -> None:
+        super().__init__(c.shape)
         kv_width = c.kv_heads * c.head_width
         self.attn_norm = RMSNorm(c.d_model, c.rms_norm_eps)
         self.ff_norm = RMSNorm(c.d_model, c.rms_norm_eps)
@@ -164,7 +164,7 @@ class LladaNetwork(Decoder):
         self.config = config
         parts = {
             "wte": Embedding(config.rows, config.d_model),
-            "blocks": nn.ModuleList(LladaBlock(config, n) for n in range(config.n_layers)),
+            "blocks": nn.ModuleList(LladaBlock(config) for _ in range(config.n_layers)),
             "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
         }
         if not config.weight_tying:

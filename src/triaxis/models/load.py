@@ -139,5 +139,6 @@ def load_checkpoint(
     config, network, unneeded = _build(card, fields, folder)
     fill(network, weight_files(folder), DTYPES[kind], place, unneeded)
     network.eval().requires_grad_(False)
-    network.fuse()
+    if place.type == "cuda":
+        network.fuse()
     return Checkpoint(spec, folder, card, config, network, fingerprint(folder), revision)

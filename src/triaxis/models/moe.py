@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from triaxis.models.parts import swiglu
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
@@ -42,7 +44,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(size, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
         return out
 
 

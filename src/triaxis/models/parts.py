@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from functools import partial
+from typing import ClassVar, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,24 @@ def rope_tables(length: int, head_width: int, theta: float, device: torch.device
     return angles.cos(), angles.sin()
 
 
+def added(fresh: Tensor, other: Tensor) -> Tensor:
+    """fresh + other, into `fresh` (a tensor nobody else holds) where no gradient is wanted: the same bits, less memory.
+
+    On a CPU, allocating and reading temporaries took a quarter of a forward pass.
+    """
+    return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
+
+
+def times(fresh: Tensor, other: Tensor) -> Tensor:
+    """fresh * other, in the same way."""
+    return fresh * other if torch.is_grad_enabled() else fresh.mul_(other)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up; `gate` is fresh."""
+    return F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate, inplace=True).mul_(up)
+
+
 def rotate(x_BHLE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads by position in float32 (rope_full_precision); cos and sin broadcast over (B, H, L, E).
 
@@ -66,7 +85,7 @@ def rotate(x_BHLE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         turning, still = x_BHLE[..., : cos.shape[-1]], x_BHLE[..., cos.shape[-1] :]
     x = turning.float()
     left, right = x.chunk(2, dim=-1)
-    turned = (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x_BHLE.dtype)
+    turned = added(x * cos, times(torch.cat((-right, left), dim=-1), sin)).to(x_BHLE.dtype)
     return turned if still is None else torch.cat((turned, still), dim=-1)
 
 
@@ -79,7 +98,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+        return times(F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype), self.weight)
 
 
 class Embedding(nn.Embedding):
@@ -90,41 +109,43 @@ class Embedding(nn.Embedding):
             super().reset_parameters()
 
 
+@dataclass(frozen=True, slots=True)
 class Memory:
-    """Keys (rotated) and values of a canvas, one pair a layer, (B, G, L, E). Written at the places a pass computes."""
+    """Keys (rotated) and values of a canvas, one pair a layer, (B, G, L, E). Passes write what they compute into it."""
 
-    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]] = ()) -> None:
-        self.pairs = list(pairs)
+    pairs: tuple[tuple[Tensor, Tensor], ...]
 
-    def put(self, layer: int, k_BGQE: Tensor, v_BGQE: Tensor, places_BQ: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Remember what a layer made, at `places_BQ` (None: the whole canvas), and give all it remembers."""
-        if places_BQ is None:
-            if layer == len(self.pairs):
-                self.pairs.append((k_BGQE, v_BGQE))
-            self.pairs[layer] = (k_BGQE, v_BGQE)
-            return self.pairs[layer]
-        index = places_BQ[:, None, :, None].expand_as(k_BGQE)
-        for stored, new in zip(self.pairs[layer], (k_BGQE, v_BGQE), strict=True):
-            stored.scatter_(2, index, new)
-        return self.pairs[layer]
+    @classmethod
+    def empty(cls, shape: Shape, ids_BL: Tensor, dtype: torch.dtype) -> Memory:
+        """Room for a canvas. Zeros: what nobody may see is still multiplied by its weight, 0."""
+        size = (ids_BL.shape[0], shape.kv_heads, ids_BL.shape[1], shape.head_width)
+        make = partial(torch.zeros, size, dtype=dtype, device=ids_BL.device)
+        return cls(tuple((make(), make()) for _ in range(shape.layers)))
 
     def take(self, rows_B: Tensor) -> Memory:
         """A copy that holds those rows only."""
-        return Memory((k[rows_B], v[rows_B]) for k, v in self.pairs)
+        return Memory(tuple((k[rows_B], v[rows_B]) for k, v in self.pairs))
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
+def _remember(kept: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], places_BQ: Tensor | None) -> None:
+    """Write new keys and values at `places_BQ`, or all of them."""
+    for stored, made in zip(kept, new, strict=True):
+        if places_BQ is None:
+            stored.copy_(made)
+        else:
+            stored.scatter_(2, places_BQ[:, None, :, None].expand_as(made), made)
+
+
+class Canvas(NamedTuple):
     """What every layer needs to know of one pass.
 
     cos, sin: (Q, E) or (B, 1, Q, E). mask: bool, broadcasts over (B, H, Q, L), False where nobody may look; None:
-    everyone sees everything. memory, places_BQ: where keys and values go, when they are kept.
+    everyone sees everything. places_BQ: where the computed positions stand in the canvas; None: they are all of it.
     """
 
     cos: Tensor
     sin: Tensor
     mask: Tensor | None = None
-    memory: Memory | None = None
     places_BQ: Tensor | None = None
 
 
@@ -149,9 +170,9 @@ class Layer(nn.Module):
     qkv_bias: Tensor | None
     gate_up: Tensor | None
 
-    def __init__(self, shape: Shape, number: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape, self.number = shape, number
+        self.shape = shape
         for name in ("qkv", "qkv_bias", "gate_up"):
             self.register_buffer(name, None, persistent=False)
 
@@ -189,7 +210,7 @@ class Layer(nn.Module):
             gate, up = F.linear(h, self.gate_up).chunk(2, dim=-1)
         else:
             gate, up = self.part("gate")(h), self.part("up")(h)
-        out: Tensor = self.part("down")(F.silu(gate) * up)
+        out: Tensor = self.part("down")(swiglu(gate, up))
         return out
 
     def plain(self, *roles: str) -> bool:
@@ -214,8 +235,14 @@ class Layer(nn.Module):
             split = self.part(norm)(split)
         return split.transpose(1, 2)
 
-    def forward(self, x_BQD: Tensor, canvas: Canvas, select_BK: Tensor | None = None) -> Tensor:
-        """(B, Q, D) -> (B, Q, D); with `select_BK`, queries, output and MLP run at those positions only: (B, K, D)."""
+    def forward(
+        self, x_BQD: Tensor, canvas: Canvas, select_BK: Tensor | None = None,
+        kept: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """(B, Q, D) -> (B, Q, D); with `select_BK`, queries, output and MLP run at those positions only: (B, K, D).
+
+        kept: this layer's keys and values of the whole canvas; what is computed is written there, the rest is read.
+        """
         c, cos_q, sin_q, mask, rest = self.shape, canvas.cos, canvas.sin, canvas.mask, x_BQD
         normed = self.part("norm1")(x_BQD)
         if select_BK is None:
@@ -231,11 +258,12 @@ class Layer(nn.Module):
         q = rotate(self._heads(q, c.heads, "q_norm"), cos_q, sin_q)
         k = rotate(self._heads(k, c.kv_heads, "k_norm"), canvas.cos, canvas.sin)
         v = self._heads(v, c.kv_heads, "")
-        if canvas.memory is not None:
-            k, v = canvas.memory.put(self.number, k, v, canvas.places_BQ)
+        if kept is not None:
+            _remember(kept, (k, v), canvas.places_BQ)
+            k, v = kept
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=c.kv_heads != c.heads)
-        x = rest + cast(Tensor, self.part("out")(a.transpose(1, 2).flatten(2)))
-        return x + self.feed(self.part("norm2")(x))
+        x = added(cast(Tensor, self.part("out")(a.transpose(1, 2).flatten(2))), rest)
+        return added(self.feed(self.part("norm2")(x)), x)
 
 
 def _fused(modules: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
@@ -252,6 +280,9 @@ def _fused(modules: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
+RunLayer = Callable[[Layer, Tensor, Canvas, Tensor | None, tuple[Tensor, Tensor] | None], Tensor]
+
+
 class Decoder(nn.Module):
     """The whole network. `forward` gives logits; `hidden` + `head` let a sampler pay for a block's logits only."""
 
@@ -260,8 +291,13 @@ class Decoder(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.run_layer: Callable[[Layer, Tensor, Canvas, Tensor | None], Tensor] = Layer.__call__
+        self.run_layer: RunLayer = Layer.__call__  # replaced where a compiled one pays
         self._rope: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states, and so of the keys and values."""
+        return next(self.parameters()).dtype
 
     # What a family's file provides.
     def embedding(self) -> nn.Module:
@@ -278,7 +314,10 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def fuse(self) -> None:
-        """Use one product for q, k, v and one for gate and up where nothing wraps them. No second copy stays."""
+        """Use one product for q, k, v and one for gate and up where nothing wraps them. No second copy stays.
+
+        Pays on a GPU. On a CPU the parts of the wide result are not contiguous, and what follows is slower for it.
+        """
         for layer in self.layers():
             layer.fuse()
 
@@ -309,8 +348,8 @@ class Decoder(nn.Module):
 
         valid_BL: bool, False at padding (any side; positions count from the row's column 0). Exact: the last
         layer runs queries, output and MLP at the selected positions only, which no other position reads.
-        memory: keys and values are kept there. places_BQ: compute those positions only (consecutive in each row, the
-        selected ones among them) and take the rest from `memory`, which a pass without places has filled.
+        memory: keys and values are written there. places_BQ: compute those positions only (consecutive in each row,
+        the selected ones among them) and take the rest from `memory`, which a pass without places has filled.
         A network that shifts its logits is given the positions whose logits are wanted, and takes the states before.
         """
         cos, sin = self.tables(ids_BL.shape[1], ids_BL.device)
@@ -318,13 +357,14 @@ class Decoder(nn.Module):
             ids, cos, sin = ids_BL.gather(1, places_BQ), cos[places_BQ][:, None], sin[places_BQ][:, None]
         else:
             ids = ids_BL
-        canvas = Canvas(cos, sin, self._mask(ids_BL, valid_BL, places_BQ), memory, places_BQ)
+        canvas = Canvas(cos, sin, self._mask(ids_BL, valid_BL, places_BQ), places_BQ)
         spots = None if select_BK is None else (select_BK - self.shape.shift).clamp(min=0)
         if spots is not None and places_BQ is not None:
             spots = spots - places_BQ[:, :1]
         x, layers = self.embedding()(ids), list(self.layers())
-        for layer in layers:
-            x = self.run_layer(layer, x, canvas, spots if layer.number == len(layers) - 1 else None)
+        for number, layer in enumerate(layers):
+            last = number == len(layers) - 1
+            x = self.run_layer(layer, x, canvas, spots if last else None, memory.pairs[number] if memory else None)
         if select_BK is None and self.shape.shift:
             x = torch.cat((x[:, :1], x[:, :-1]), dim=1)
         out: Tensor = self.final_norm()(x)

@@ -8,7 +8,7 @@ first pass of the next block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -31,25 +31,30 @@ class Keeper:
 
     d: Decode
     shape: Shape
+    dtype: torch.dtype
     keeps: bool  # False: every pass computes everything
-    memory: Memory = field(default_factory=Memory)
+    memory: Memory | None = None
     _part: tuple[Tensor, Memory] | None = None  # rows still open in this block, and their memory
 
     @classmethod
-    def of(cls, d: Decode, shape: Shape, watch: bool) -> Keeper:
-        return cls(d, shape, (d.cache != "none" or shape.attend_block > 0) and not watch)
+    def of(cls, d: Decode, shape: Shape, dtype: torch.dtype, watch: bool) -> Keeper:
+        return cls(d, shape, dtype, (d.cache != "none" or shape.attend_block > 0) and not watch)
 
-    def plan(self, starts_B: Tensor, ends_B: Tensor, block: int, step: int, open_B: Tensor | None) -> Plan:
+    def plan(
+        self, canvas_BL: Tensor, starts_B: Tensor, ends_B: Tensor, block: int, step: int, open_B: Tensor | None
+    ) -> Plan:
         """The pass at `step` of `block`, for all rows or those numbered `open_B`.
 
-        starts_B, ends_B: first position of the first block, and of what follows the last, of those rows.
+        canvas_BL, starts_B, ends_B: canvas, first position of the first block, and of what follows the last, of those
+        rows.
         """
         if not self.keeps:
             return Plan(None, None)
         if step == 0:
             self._part = None
         if self._full(block, step):
-            self.memory = Memory()
+            both = torch.cat((canvas_BL, canvas_BL)) if self.d.cfg_scale > 0 else canvas_BL
+            self.memory = Memory.empty(self.shape, both, self.dtype)
             self._part = None if open_B is None else (open_B, self.memory)
             return Plan(self.memory, None)
         return Plan(self._of(open_B), self._places(starts_B, ends_B, block, step))
@@ -57,10 +62,10 @@ class Keeper:
     def keep(self, stay_B: Tensor) -> None:
         """Forget the rows that left, between blocks. A mode that computes everything at a block's start forgets all."""
         self._part = None
-        if self.shape.attend_block and self.memory.pairs:
+        if self.shape.attend_block and self.memory is not None:
             self.memory = self.memory.take(torch.cat((stay_B, stay_B)) if self.d.cfg_scale > 0 else stay_B)
         else:
-            self.memory = Memory()
+            self.memory = None
 
     def _full(self, block: int, step: int) -> bool:
         if self.shape.attend_block:
@@ -69,6 +74,7 @@ class Keeper:
 
     def _of(self, open_B: Tensor | None) -> Memory:
         """The memory of the open rows. Those that wait need theirs again no sooner than the next block rewrites it."""
+        assert self.memory is not None
         if open_B is None:
             return self.memory
         before = self._part

@@ -27,6 +27,8 @@ class Network(Protocol):
 
     shape: Shape
 
+    @property
+    def dtype(self) -> torch.dtype: ...
     def hidden(
         self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None,
         memory: Memory | None = None, places_BQ: Tensor | None = None,
@@ -142,12 +144,13 @@ def choose(
     return ids, chance, chance
 
 
-def commit(block_BK: Tensor, ids_BK: Tensor, confidence_BK: Tensor, count: int, mask_id: int) -> Tensor:
+def commit(block_BK: Tensor, ids_BK: Tensor, confidence_BK: Tensor, count: int | Tensor, mask_id: int) -> Tensor:
     """The block after its `count` most confident hidden positions took their token; ties go to the lowest position."""
     hidden = block_BK == mask_id
     ranked = torch.where(hidden, confidence_BK, -torch.inf)
     order = ranked.argsort(dim=-1, descending=True, stable=True)
-    chosen = torch.zeros_like(hidden).scatter_(1, order[:, :count], True) & hidden
+    first = (torch.arange(order.shape[1], device=order.device) < count).expand_as(order)
+    chosen = torch.zeros_like(hidden).scatter_(1, order, first) & hidden
     return torch.where(chosen, ids_BK, block_BK)
 
 
@@ -185,7 +188,7 @@ def denoise(
     """
     aligned = network.shape.attend_block > 0
     rows = _lay_out(prompts, keys, d, mask_id, device, aligned)
-    job = _Job(network, d, mask_id, aligned, before, watch, Keeper.of(d, network.shape, watch))
+    job = _Job(network, d, mask_id, aligned, before, watch, Keeper.of(d, network.shape, network.dtype, watch))
     ends = torch.tensor(list(eos_ids), device=device)
     out: list[Denoised | None] = [None] * len(prompts)
     block = 0
@@ -257,7 +260,7 @@ class _Job:
             reach = d.gen_length + (d.block_length if self.aligned else 0)
             wanted = rows.start[:, None] + torch.arange(reach, device=select.device)
             wanted = wanted.clamp(max=rows.canvas.shape[1] - 1)
-        plan = self.keeper.plan(rows.start, rows.end, block, step, at)
+        plan = self.keeper.plan(rows.canvas, rows.start, rows.end, block, step, at)
         logits = _logits(self.network, rows, wanted, d, self.mask_id, plan)
         mine = logits
         if self.watch:
