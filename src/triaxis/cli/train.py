@@ -126,3 +126,45 @@ def doctor(
         for f in found:
             sys.stdout.write(f"{f.severity:8}{f.code:18}{f.message}\n")
     raise typer.Exit(1 if any(f.severity == "error" for f in found) else 0)
+
+
+@app.command()
+def distill(
+    executor: Executor = "tiny", task: Task = "gradeschool",
+    items: Annotated[int, typer.Option(help="Training items that greedy and the branches answer.")] = 500,
+    n: Annotated[int, typer.Option(help="Test items.")] = 300,
+    k: Annotated[int, typer.Option(help="Branches of a vote.")] = 5,
+    regime: Annotated[
+        str, typer.Option(help="default, random-order, one-block, hot, or auto: the first with headroom.")
+    ] = "default",
+    label: Annotated[str, typer.Option(help="vote (no answers needed) or gold.")] = "vote",
+    blocks: Annotated[str, typer.Option(help="Last blocks the adapter is on in, such as 1,3.")] = "1,3",
+    seeds: Seeds = "0",
+    diagnose: Annotated[bool, typer.Option("--diagnose", help="Run the factorial that explains a plateau.")] = False,
+    factors: Annotated[str, typer.Option(help="Factors of --diagnose.")] = "coverage,span,rank,layers,data",
+    out: Out = Path("runs/distill"), setting: Setting = None, device: Device = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Put the majority vote into one pass, or with --diagnose say what limits that. Exit 1 where nothing is to gain."""
+    from triaxis.report.distilled import markdown, write
+    from triaxis.sampling.executor import load_executor
+    from triaxis.tasks import load_task
+    from triaxis.train.distil import Distil, distil
+    from triaxis.train.plateau import diagnose as explain
+    from triaxis.train.sampled import Bench
+
+    wanted = Distil(
+        recipe=recipe_of("consensus", executor, setting), regime=regime, label=label, items=items, n=n, k=k,
+        blocks=_seeds(blocks), seeds=_seeds(seeds),
+    )  # fmt: skip
+    bench = Bench(load_executor(executor, device=device), load_task(task), out / "rows.sqlite")
+    with Bar() as bar:
+        if diagnose:
+            found = explain(bench, wanted, out, factors=_names(factors), note=bar)
+        else:
+            found = distil(bench, wanted, out, note=bar)
+    path = write(found, out, "diagnosis" if diagnose else "distillation")
+    if json_:
+        print_json(found)
+    else:
+        sys.stdout.write(markdown(found) + f"\nreport: {path}\n")
+    raise typer.Exit(1 if "refused" in found else 0)
