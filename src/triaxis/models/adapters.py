@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from triaxis.errors import UserError, suggest
+from triaxis.models.parts import Layer
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "card.json"
 _PREFIX = "base_model.model."  # peft wraps the network twice
@@ -312,8 +313,13 @@ class Mounted:
 
 def share(network: nn.Module) -> nn.Module:
     """A copy of the module tree that holds the same parameter and buffer tensors."""
-    kept = {id(t): t for t in (*network.parameters(), *network.buffers())}
-    return copy.deepcopy(network, kept)
+    kept: dict[int, Any] = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    run = getattr(network, "run_layer", None)
+    kept[id(run)] = run  # a compiled function cannot be copied
+    made = copy.deepcopy(network, kept)
+    if run is not None:  # layers that change under the loop's hands are neither compiled nor captured
+        made.run_layer, made.waits = Layer.__call__, True  # type: ignore[assignment]
+    return made
 
 
 def swap(network: nn.Module, name: str, module: nn.Module) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from triaxis.errors import UserError, suggest
 from triaxis.models.adapters import linear_names, target_pattern
 
-_IN_LAYER = re.compile(r"^(.+)\.(\d+)\.(.+)$")
+_IN_LAYER = re.compile(r"^(.+?)\.(\d+)\.(.+)$")  # the first number is the layer's; an expert's comes after it
 # names of one thing in different families
 SYNONYMS = (
     frozenset({"o_proj", "attn_out", "dense", "out_proj"}),
@@ -32,6 +32,7 @@ GROUPS: Mapping[str, frozenset[str]] = {
     "attention": frozenset({"q_proj", "k_proj", "v_proj", "attn_out", "o_proj", "query_key_value", "dense"}),
     "ffn": frozenset({"ff_proj", "up_proj", "ff_out", "gate_proj", "down_proj"}),
 }
+GROUPS = {**GROUPS, "all": GROUPS["attention"] | GROUPS["ffn"]}  # not a mixture's router
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,7 @@ class Linears:
 
 
 def _leaf(module: str) -> str:
-    found = _IN_LAYER.match(module)
-    return found[3] if found else module.rsplit(".", 1)[-1]
+    return module.rsplit(".", 1)[-1]
 
 
 def linears(network: nn.Module) -> Linears:
@@ -93,8 +93,10 @@ def meant(found: Linears, target: str) -> str:
 def pattern(found: Linears, targets: Sequence[str]) -> str:
     """A pattern that means the targets (by any family's names) in every layer, and nothing outside the layers."""
     own = dict.fromkeys(n for t in targets for n in (meant(found, t) or t.rsplit(".", 1)[-1],) if n in found.leaves)
-    root = next(iter(found.layered)).split(".")[-3] if found.layered else "layers"
-    return rf".*\.{root}\.\d+\.({'|'.join(own or found.leaves)})"
+    place = _IN_LAYER.match(next(iter(found.layered), ""))
+    root = place[1].rsplit(".", 1)[-1] if place else "layers"
+    within = r"(?:.*\.)?" if place and "." in place[3] else ""
+    return rf".*\.{root}\.\d+\.{within}({'|'.join(own or found.leaves)})"
 
 
 def choose(network: nn.Module, targets: Sequence[str], layers: tuple[float, float] = (0.0, 1.0)) -> list[str]:
@@ -105,10 +107,10 @@ def choose(network: nn.Module, targets: Sequence[str], layers: tuple[float, floa
     found = linears(network)
     wanted: set[str] = set()
     for target in targets:
-        group = set(found.leaves) if target == "all" else set(found.leaves) & GROUPS.get(target, frozenset({target}))
+        group = set(found.leaves) & GROUPS.get(target, frozenset({target}))
         if not group:
             hint = meant(found, target)
-            known = f"; did you mean {hint!r}?" if hint else suggest(target, (*found.leaves, "all", *GROUPS))
+            known = f"; did you mean {hint!r}?" if hint else suggest(target, (*found.leaves, *GROUPS))
             raise UserError(f"target {target!r} matches no linear layer of this network{known}")
         wanted |= group
     low, high = (round(share * found.depth) for share in layers)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from triaxis.errors import UserError
 from triaxis.models.adapters import CONFIG, find_adapter, read_tensors
-from triaxis.models.card import card
-from triaxis.models.folder import find_folder, read_config
-from triaxis.models.llada import LladaConfig, LladaNetwork
+from triaxis.models.card import card_of
+from triaxis.models.folder import find_checkpoint, read_config
 from triaxis.models.load import Checkpoint
+from triaxis.models.load import _build as build
 from triaxis.models.schedules import At, Schedule
 from triaxis.models.targets import Linears, linears, matches, meant, pattern, resolve
 from triaxis.sampling.executor import Executor, load_executor
@@ -44,14 +44,11 @@ class Finding:
 
 def skeleton(spec: str) -> Executor:
     """An executor without weights: names, ids, template. Quick at any size."""
-    folder = find_folder(spec, "executor")
+    folder, revision = find_checkpoint(spec, "executor")
     fields = read_config(folder)
-    where = str(folder / "config.json")
-    name = str(fields.get("triaxis_family") or fields.get("model_type"))
-    config = LladaConfig.read(fields, where)
-    with torch.device("meta"):
-        network = LladaNetwork(config)
-    return Executor(Checkpoint(spec, folder, card(name), config, network, ""))
+    family = card_of(fields, str(folder / "config.json"), None)
+    config, network, _ = build(family, fields, folder)
+    return Executor(Checkpoint(spec, folder, family, config, network, "", revision))
 
 
 # ---------------------------------------------------------------- targets

@@ -132,7 +132,7 @@ class _Accelerated(_Plain):
         self.index, self.device = self.inner.process_index, self.inner.device
 
     def prepare(self, *given: Any) -> Any:
-        return self.inner.prepare(*given)
+        return self.inner.prepare(*given, device_placement=[False] * len(given))  # the weights are where they belong
 
     def backward(self, loss: Tensor) -> None:
         self.inner.backward(loss)
