@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -420,9 +421,7 @@ def test_forwards_and_tokens_are_what_ran(
     assert sum(r.tokens for r in rows) == ran["tokens"]
     guided = 2 if d.cfg_scale else 1
     if not d.by_confidence and d.stop == "canvas":
-        assert ran["positions"] == 3 * 4 * guided * (8 + 6 + 4 + 2), (
-            "the head runs on hidden positions of the block"
-        )
+        assert ran["positions"] == 3 * 4 * guided * (8 + 6 + 4 + 2), "the head runs on hidden positions of the block"
     assert ran["positions"] <= ran["rows"] * 8
     if d.by_confidence:
         assert all(4 <= r.forwards <= 32 for r in rows)
@@ -675,3 +674,117 @@ def test_a_broken_tokenizer_is_one_clear_line(tiny: Executor, tmp_path: Any, spo
     with pytest.raises(UserError, match=r"tokenizer\.json: not a readable tokenizer") as refused:
         executor.encode("a")
     assert "\n" not in str(refused.value)
+
+
+# --- a step as one graph, with a recorder that just runs it again ---
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"temperature": 0.7}, {"remasking": "random"}, {"cache": "dual"}, {"cache": "dual", "refresh": 2},
+     {"stop": "eos_block"}],
+    ids=str,
+)  # fmt: skip
+def test_graphed_steps_are_the_plain_ones(
+    parity: Executor, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """Filled rows and widths, tensors of a graph's own, places of a cache: all but the recording itself."""
+    from triaxis.sampling import denoise as module
+    from triaxis.sampling.graphs import Graphs
+
+    d = override(Decode(gen_length=24, block_length=8, steps=9), changes)
+    network, made = parity.checkpoint.network, []
+
+    def graphs(network: Any, device: object, job: Any) -> Graphs:
+        if not made:
+            made.append(Graphs(network, d, job.whole_step, lambda run, _: run))
+        return made[0]
+
+    free = parity.generate_ids([[5, 6, 7]], d)[0]
+
+    def rows(prompts: list[list[int]]) -> list[Any]:
+        return module.denoise(
+            network, prompts, list(range(len(prompts))), d, mask_id=MASK, eos_ids=[EOS, free[3]],
+            device=torch.device("cpu"),
+        )  # fmt: skip
+
+    dice = random.Random(2)
+    batches = [[[5, 6, 7]], [[dice.randrange(250) for _ in range(n)] for n in (4, 9, 8, 3, 30, 8, 1)], [[1] * 8] * 2]
+    plain = [rows(b) for b in batches]
+    monkeypatch.setattr(module, "_graphs", graphs)
+    graphed = [rows(b) for b in batches]
+    for a, b in zip(chain(*graphed), chain(*plain), strict=True):
+        assert (a.ids, a.ended, a.forwards, a.tokens, a.order) == (b.ids, b.ended, b.forwards, b.tokens, b.order)
+        assert a.chances == pytest.approx(b.chances, abs=1e-5)
+    sizes = {size for size, *_ in made[0].made}
+    assert 7 not in sizes
+    assert 8 in sizes, "seven rows run as eight"
+    assert {width for _, width, _ in made[0].made} >= {-32, -64, 32}, "with a mask, and without"
+
+
+def test_what_cannot_be_graphed_is_not() -> None:
+    from triaxis.models.llada import LladaConfig, LladaNetwork
+    from triaxis.sampling.graphs import graphs_of
+
+    config = LladaConfig(
+        d_model=8, n_heads=2, n_layers=1, mlp_hidden_size=8, vocab_size=20, mask_token_id=18, eos_token_id=19,
+        max_sequence_length=64, rope_theta=500.0, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    network, body = LladaNetwork(config), lambda *_: None
+    first = graphs_of(network, Decode(), 18, body)
+    assert first is not None
+    assert graphs_of(network, Decode(steps=32), 18, body) is first, "the steps are no part of a graph"
+    assert graphs_of(network, Decode(temperature=0.5), 18, body) is not first
+    for changes in ({"threshold": 0.9}, {"cfg_scale": 1.0}, {"cache": "prefix"}):
+        assert graphs_of(network, override(Decode(), changes), 18, body) is None
+    network.waits = True
+    assert graphs_of(network, Decode(), 18, body) is None
+
+
+def test_the_compiled_choice_is_the_plain_one() -> None:
+    from triaxis.sampling.graphs import picked
+
+    logits = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(1)) * 5
+    keys, places, step = torch.tensor([3, 4, 5]), torch.arange(4).expand(3, 4), torch.tensor([[0], [2], [7]])
+    for heat in (0.0, 0.9):
+        ids, chance = picked(logits, keys, step, places, heat)
+        wanted, _, likely = choose(logits, keys, step, places, Decode(temperature=heat))
+        assert torch.equal(ids, wanted)
+        torch.testing.assert_close(chance, likely)
+
+
+def test_a_compiler_that_fails_leaves_the_plain_function_and_one_warning() -> None:
+    from triaxis.sampling.graphs import Compiled
+
+    doubled = Compiled(lambda x: 2 * x, "doubling")
+
+    def broken(x: int) -> int:
+        raise RuntimeError("no compiler\nhere")
+
+    doubled.fast = broken
+    with pytest.warns(RuntimeWarning, match=r"doubling run uncompiled: RuntimeError \(no compiler here\)"):
+        assert doubled(2) == 4
+    assert doubled(3) == 6
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_row(parity: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, d = [[n, 1] for n in range(1, 12)], Decode(gen_length=8, block_length=8, steps=4)
+    wanted = parity.generate_ids(prompts, d)
+    hidden, tried = parity.checkpoint.network.hidden, []
+
+    def small(most: int) -> Callable[..., Tensor]:
+        def run(ids: Tensor, *rest: Any) -> Tensor:
+            tried.append(len(ids))
+            if len(ids) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return hidden(ids, *rest)
+
+        return run
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(parity.checkpoint.network, "hidden", small(3))
+    assert parity.generate_ids(prompts, d) == wanted
+    assert tried[:3] == [11, 5, 2]
+    monkeypatch.setattr(parity.checkpoint.network, "hidden", small(0))
+    with pytest.raises(UserError, match=r"out of memory with one row of 10 tokens; use bf16, a shorter gen_length"):
+        parity.generate_ids(prompts, d)

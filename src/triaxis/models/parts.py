@@ -291,8 +291,10 @@ class Decoder(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.waits = False  # whether a pass makes the host wait for the device: then it cannot be a CUDA graph
         self.run_layer: RunLayer = Layer.__call__  # replaced where a compiled one pays
         self._rope: tuple[Tensor, Tensor] | None = None
+        self._outgrown: list[tuple[Tensor, Tensor]] = []
 
     @property
     def dtype(self) -> torch.dtype:
@@ -335,6 +337,8 @@ class Decoder(nn.Module):
         """Rotary tables of the first `length` positions, kept and grown as needed."""
         if self._rope is None or self._rope[0].device != device or self._rope[0].shape[0] < length:
             size = max(length, min(1024, self.shape.max_length))
+            if self._rope is not None:
+                self._outgrown.append(self._rope)  # a CUDA graph may still read them
             with torch.inference_mode(False):  # kept tables must serve training too
                 self._rope = rope_tables(size, self.shape.rotary or self.shape.head_width, self.shape.theta, device)
         cos, sin = self._rope

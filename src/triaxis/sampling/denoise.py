@@ -16,9 +16,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from triaxis.models.parts import Memory, Shape
+from triaxis.models.parts import Decoder, Memory, Shape
 from triaxis.sampling.cache import Keeper, Plan
-from triaxis.sampling.noise import ORDER, TOKENS, uniforms
+from triaxis.sampling.graphs import Graphs, compile_layers, give_up, graphs_of, pick
+from triaxis.sampling.noise import ORDER, uniforms, with_noise
 from triaxis.sampling.schedule import Decode
 
 
@@ -133,12 +134,14 @@ def choose(
     Gumbel-max in float64 as generate.py does: argmax of exp(l) / (-log u)^T, written l - T log(-log u).
     The probability is the un-noised softmax in float32; with low-confidence remasking it is the rank.
     """
-    if d.temperature > 0:
-        u = uniforms(keys_B, TOKENS, step, places_BK, logits_BKV.shape[-1])
-        ids = (logits_BKV.double() - d.temperature * torch.log(-torch.log(u))).argmax(-1)
+    if logits_BKV.is_cuda:
+        ids, chance = pick(
+            logits_BKV, keys_B, torch.as_tensor(step, device=logits_BKV.device), places_BK, d.temperature
+        )
     else:
-        ids = logits_BKV.argmax(-1)
-    chance = logits_BKV.float().softmax(-1).gather(-1, ids[..., None])[..., 0]
+        noisy = with_noise(logits_BKV, keys_B, step, places_BK, d.temperature) if d.temperature > 0 else logits_BKV
+        ids = noisy.argmax(-1)
+        chance = logits_BKV.float().softmax(-1).gather(-1, ids[..., None])[..., 0]
     if d.remasking == "random":
         return ids, uniforms(keys_B, ORDER, step, places_BK, 1)[..., 0].float(), chance
     return ids, chance, chance
@@ -180,15 +183,19 @@ def denoise(
     device: torch.device,
     before: Callable[[Moment], None] | None = None,
     watch: bool = False,
+    graphed: bool = True,
 ) -> list[Denoised]:
     """Complete each prompt with its own random stream, in order. A row does not depend on its batch mates.
 
     before: called before every forward pass; adapters are switched there. watch: predict the whole response at
-    every step and keep it (`Denoised.path`), which pays for the head on all of it.
+    every step and keep it (`Denoised.path`), which pays for the head on all of it. graphed: on a GPU, run steps as CUDA
+    graphs where they can be.
     """
     aligned = network.shape.attend_block > 0
     rows = _lay_out(prompts, keys, d, mask_id, device, aligned)
     job = _Job(network, d, mask_id, aligned, before, watch, Keeper.of(d, network.shape, network.dtype, watch))
+    if graphed and isinstance(network, Decoder):
+        job.graphs = _graphs(network, device, job)
     ends = torch.tensor(list(eos_ids), device=device)
     out: list[Denoised | None] = [None] * len(prompts)
     block = 0
@@ -208,6 +215,15 @@ def denoise(
     return [row for row in out if row is not None]
 
 
+def _graphs(network: Decoder, device: torch.device, job: _Job) -> Graphs | None:
+    """On a GPU: compile the layers, and make a step one graph where it can be."""
+    if device.type != "cuda":
+        return None
+    compile_layers(network)
+    switching = job.before is not None or job.watch
+    return None if switching else graphs_of(network, job.d, job.mask_id, job.whole_step)
+
+
 @dataclass(slots=True)
 class _Job:
     """One call of `denoise`: what does not change while its rows do."""
@@ -220,6 +236,7 @@ class _Job:
     watch: bool
     keeper: Keeper
     paths: dict[int, list[list[int]]] = field(default_factory=dict)  # with watch: row -> prediction at each step
+    graphs: Graphs | None = None
 
     @property
     def passes(self) -> int:
@@ -242,6 +259,8 @@ class _Job:
                     at = hidden.nonzero()[:, 0]
                     part, mine = rows.take(at), span[at]
             count = 0 if d.by_confidence else counts[step]
+            if self.graphs is not None and self.graphed_step(rows, span, (block, step, count)):
+                continue
             self.step(part, mine, at, (block, step, count))
             if at is not None:
                 rows.put(at, part)
@@ -275,6 +294,29 @@ class _Job:
             for where, ids in zip(rows.where.tolist(), seen.tolist(), strict=True):
                 self.paths.setdefault(where, []).append(ids)
 
+    def graphed_step(self, rows: _Rows, span_BK: Tensor, now: tuple[int, int, int]) -> bool:
+        """A step as a CUDA graph; False where that failed, and the step is still to do."""
+        _, step, count = now
+        assert self.graphs is not None
+        full = step == 0 or (self.d.refresh > 0 and step % self.d.refresh == 0)
+        try:
+            self.graphs.step(rows, span_BK, count, full and self.d.cache != "none")
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as e:
+            give_up(self.graphs.network, e)
+            self.graphs = None
+            return False
+        return True
+
+    def whole_step(
+        self, rows: _Rows, span_BK: Tensor, count: Tensor, memory: Memory | None, places_BQ: Tensor | None
+    ) -> None:
+        """A step on tensors alone, in place: what a graph records."""
+        logits = self.network.head(self.network.hidden(rows.canvas, rows.valid, span_BK, memory, places_BQ))
+        rows.tokens += rows.end if places_BQ is None else places_BQ.shape[1]
+        self.commit(rows, span_BK, logits, count)
+
     def hidden_of(self, rows: _Rows, span_BK: Tensor) -> Tensor:
         """The hidden positions of the block, lowest first; rows with fewer than others get some that are not.
 
@@ -286,7 +328,7 @@ class _Job:
         most = int(hidden.sum(1).max())
         return span_BK.gather(1, hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :most])
 
-    def commit(self, rows: _Rows, select_BK: Tensor, logits_BKV: Tensor, count: int) -> None:
+    def commit(self, rows: _Rows, select_BK: Tensor, logits_BKV: Tensor, count: int | Tensor) -> None:
         """Choose and commit at the selected positions. A row's step is the number of its passes so far."""
         step_B1 = (rows.forwards // self.passes)[:, None]
         ids, rank, chance = choose(logits_BKV, rows.keys, step_B1, select_BK - rows.prompt[:, None], self.d)

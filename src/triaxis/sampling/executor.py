@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from tokenizers import Tokenizer
 
 from triaxis.errors import UserError
@@ -15,7 +16,7 @@ from triaxis.models.adapters import Mounted, mount, read_adapter
 from triaxis.models.folder import open_tokenizer
 from triaxis.models.load import Checkpoint, load_checkpoint
 from triaxis.models.schedules import Schedule, conductor
-from triaxis.sampling.denoise import Denoised, denoise
+from triaxis.sampling.denoise import Denoised, Moment, denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
 
@@ -177,6 +178,7 @@ class Executor:
         done: Callable[[list[int], list[Denoised]], None], watch: bool = False,
         adapters: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
+        self._check_protocol(decode, watch)
         for i, prompt in enumerate(prompts):
             self._check(i, prompt, decode)
         specs = [self.schedule] * len(prompts) if adapters is None else adapters
@@ -184,24 +186,39 @@ class Executor:
         places: dict[Work, list[int]] = {}  # identical work is done once
         for i, (prompt, key, spec) in enumerate(zip(prompts, keys, specs, strict=True)):
             places.setdefault((tuple(prompt), key if decode.draws else 0, spec), []).append(i)
-        config = self.checkpoint.config
         device = next(self.checkpoint.network.parameters()).device
         budget = self.batch_tokens or (2048 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
-        for batch in _batches(places, decode.gen_length, budget):
+        waiting = list(_batches(places, decode.gen_length, budget))[::-1]
+        while waiting:
+            batch = waiting.pop()
             before = None if self.adapters is None else conductor(self.adapters, [schedules[s] for *_, s in batch])
-            rows = denoise(
-                self.checkpoint.network,
-                [prompt for prompt, *_ in batch],
-                [key for _, key, _ in batch],
-                decode,
-                mask_id=config.mask_token_id,
-                eos_ids=self.end_ids,
-                device=device,
-                before=before,
-                watch=watch,
-            )
+            try:
+                rows = self._denoise(batch, decode, device, before, watch)
+            except torch.OutOfMemoryError:  # the same rows in two halves: a row does not depend on its batch
+                torch.cuda.empty_cache()
+                half = len(batch) // 2
+                if not half:
+                    raise UserError(_too_long(batch[0], decode)) from None
+                waiting += [batch[half:], batch[:half]]
+                continue
             shared = [(i, row) for work, row in zip(batch, rows, strict=True) for i in places[work]]
             done([i for i, _ in shared], [row for _, row in shared])
+
+    def _denoise(
+        self, batch: list[Work], decode: Decode, device: torch.device, before: Callable[[Moment], None] | None,
+        watch: bool,
+    ) -> list[Denoised]:  # fmt: skip
+        return denoise(
+            self.checkpoint.network,
+            [prompt for prompt, *_ in batch],
+            [key for _, key, _ in batch],
+            decode,
+            mask_id=self.checkpoint.config.mask_token_id,
+            eos_ids=self.end_ids,
+            device=device,
+            before=before,
+            watch=watch,
+        )
 
     def _schedules(self, specs: Sequence[str], decode: Decode) -> dict[str, Schedule]:
         known = self.adapters.names if self.adapters else ()
@@ -212,6 +229,21 @@ class Executor:
                 if name not in known:
                     raise UserError(f"adapter {name!r} (schedule {spec!r}) is not mounted; use executor.with_adapters")
         return made
+
+    def _check_protocol(self, decode: Decode, watch: bool) -> None:
+        block = self.checkpoint.network.shape.attend_block
+        if block and decode.block_length % block:
+            raise UserError(
+                f"executor {self.name!r} attends in blocks of {block}: block_length={decode.block_length} must be a "
+                f"multiple of it; try {-(-decode.block_length // block) * block}"
+            )
+        if block and decode.cache != "none":
+            raise UserError(
+                f"executor {self.name!r} attends in blocks and has an exact cache of its own; use cache='none', "
+                f"not {decode.cache!r}"
+            )
+        if watch and decode.cache != "none":
+            raise UserError(f"watching needs the logits of the whole response; use cache='none', not {decode.cache!r}")
 
     def _check(self, number: int, prompt: Sequence[int], decode: Decode) -> None:
         config = self.checkpoint.config
@@ -226,6 +258,13 @@ class Executor:
                 f"prompt {number} has {len(prompt)} tokens; with gen_length={decode.gen_length} it exceeds the context "
                 f"of {config.max_sequence_length}; shorten the prompt or gen_length"
             )
+
+
+def _too_long(work: Work, decode: Decode) -> str:
+    tokens = len(work[0]) + decode.gen_length
+    return (
+        f"out of memory with one row of {tokens} tokens; use bf16, a shorter gen_length, or a device with more memory"
+    )
 
 
 def _batches(works: Iterable[Work], gen_length: int, budget: int) -> Iterator[list[Work]]:

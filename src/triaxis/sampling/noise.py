@@ -43,3 +43,9 @@ def uniforms(keys_B: Tensor, stream: int, step: int | Tensor, places_BK: Tensor,
     base = mix(mix(mix(keys_B)[:, None] + places_BK) + (step * 8 + stream))
     cells = base[..., None] + torch.arange(width, device=keys_B.device) * _GOLDEN
     return (_shifted(mix(cells), 12).double() + 0.5) * 2.0**-52  # 52 bits: with 53 the largest would round to 1
+
+
+def with_noise(logits_BKV: Tensor, keys_B: Tensor, step: int | Tensor, places_BK: Tensor, heat: float) -> Tensor:
+    """Logits with Gumbel noise in float64, as generate.py has it: exp(l) / (-log u)^T, written l - T log(-log u)."""
+    u = uniforms(keys_B, TOKENS, step, places_BK, logits_BKV.shape[-1])
+    return logits_BKV.double() - heat * torch.log(-torch.log(u))

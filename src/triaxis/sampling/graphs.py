@@ -1,0 +1,230 @@
+"""A denoising step as one CUDA graph: launched once, no word from the host in between.
+
+Decoding at batch 1 to 16 is bound by launches, not by arithmetic, unless the whole step (trunk, head, noise,
+confidence, commitment) is one graph. One graph a (rows, width, kind of pass): rows are filled up to a few sizes, widths
+to multiples of 32, so that a study needs a handful. A row's tokens do not depend on the filling: filled positions are
+masked, filled rows are thrown away. Layers and the choice of tokens are compiled (Inductor); where that fails, the same
+code runs uncompiled, and a warning says so.
+
+What is graphed: a fixed schedule, bidirectional networks, no guidance, no adapter that switches. Everything else runs
+step by step through the same functions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from triaxis.models.parts import Decoder, Layer, Memory
+from triaxis.sampling.noise import with_noise
+from triaxis.sampling.schedule import Decode
+
+SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256)
+WIDTH = 32  # canvas widths are multiples of this
+_STATE = ("canvas", "prompt", "start", "end", "keys", "forwards", "tokens", "order", "chances")
+
+
+@dataclass(slots=True)
+class Graphed:
+    """One captured step and the tensors it reads and writes."""
+
+    rows: Any  # a _Rows of denoise.py whose tensors the graph works on
+    span: Tensor  # (B, K) positions of the block
+    count: Tensor  # (1,) tokens to commit
+    replay: Callable[[], None] | None = None
+
+
+Body = Callable[[Any, Tensor, Tensor, Memory | None, Tensor | None], None]  # rows, span, count, memory, places
+
+
+@dataclass(slots=True)
+class Graphs:
+    """The graphs of one network and protocol."""
+
+    network: Decoder
+    d: Decode
+    body: Body  # a whole step on tensors, in place
+    record: Callable[[Callable[[], None], Graphs], Callable[[], None]]  # makes something to replay of something to run
+    made: dict[tuple[int, int, str], Graphed] = field(default_factory=dict)
+    memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
+    pool: Any = None
+
+    def step(self, rows: Any, span_BK: Tensor, count: int, full: bool) -> None:
+        """One pass over all rows, in place. full: compute the whole canvas; else what the cache does not hold."""
+        size = next((s for s in SIZES if s >= len(rows.where)), len(rows.where))
+        width = -(-rows.canvas.shape[1] // WIDTH) * WIDTH
+        exact = rows.valid is None and width == rows.canvas.shape[1]
+        key = (size, width if exact else -width, "full" if full else self.d.cache)  # minus: with a mask
+        graphed = self.made.get(key)
+        if graphed is None:
+            graphed = self.made[key] = self._capture(rows, span_BK, key)
+        _load(graphed, rows, span_BK, count)
+        assert graphed.replay is not None
+        graphed.replay()
+        n, length = rows.canvas.shape
+        for name in ("canvas", "forwards", "tokens", "order", "chances"):
+            value = getattr(graphed.rows, name)
+            getattr(rows, name).copy_(value[:n, :length] if value.dim() == 2 else value[:n])
+
+    def _capture(self, rows: Any, span_BK: Tensor, key: tuple[int, int, str]) -> Graphed:
+        size, width, kind = key
+        graphed = _static(rows, span_BK, size, abs(width), masked=width < 0)
+        _load(graphed, rows, span_BK, 1)
+        memory = self._memory(graphed.rows.canvas) if self.d.cache != "none" else None
+
+        def run() -> None:
+            places = None if kind in ("full", "none") else self._places(graphed)
+            self.body(graphed.rows, graphed.span, graphed.count, memory, places)
+
+        graphed.replay = self.record(run, self)
+        return graphed
+
+    def _memory(self, canvas_BL: Tensor) -> Memory:
+        key = (canvas_BL.shape[0], canvas_BL.shape[1])
+        if key not in self.memories:
+            self.memories[key] = Memory.empty(self.network.shape, canvas_BL, self.network.dtype)
+        return self.memories[key]
+
+    def _places(self, graphed: Graphed) -> Tensor:
+        """The block (a dual cache), and the position before it where logits are shifted."""
+        back = self.network.shape.shift
+        if not back:
+            return graphed.span
+        return torch.cat((graphed.span[:, :1] - back, graphed.span), dim=1)
+
+
+def cuda_graph(run: Callable[[], None], graphs: Graphs) -> Callable[[], None]:
+    """Record `run` as a CUDA graph. Memory of all graphs of one network and protocol is shared: they run in turn."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # compile, choose algorithms, allocate
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    if graphs.pool is None:
+        graphs.pool = torch.cuda.graph_pool_handle()
+    with torch.cuda.graph(graph, pool=graphs.pool):
+        run()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def _static(rows: Any, span_BK: Tensor, size: int, width: int, masked: bool) -> Graphed:
+    """Tensors of a graph's own, of the filled size."""
+
+    def like(t: Tensor) -> Tensor:
+        return torch.zeros((size, width) if t.dim() == 2 else (size,), dtype=t.dtype, device=t.device)
+
+    made = rows.take(torch.zeros(1, dtype=torch.long, device=span_BK.device))
+    for name in _STATE:
+        setattr(made, name, like(getattr(rows, name)))
+    device = span_BK.device
+    made.valid = torch.zeros((size, width), dtype=torch.bool, device=device) if masked else None
+    span = torch.zeros((size, span_BK.shape[1]), dtype=torch.long, device=device)
+    return Graphed(made, span, torch.ones(1, dtype=torch.long, device=device))
+
+
+def _load(graphed: Graphed, rows: Any, span_BK: Tensor, count: int) -> None:
+    """Copy the rows in; what fills the size up is the first row again."""
+    n, length = rows.canvas.shape
+    for name in _STATE:
+        mine, given = getattr(graphed.rows, name), getattr(rows, name)
+        target = mine[:, :length] if mine.dim() == 2 else mine
+        target[:n].copy_(given)
+        if n < len(mine):
+            target[n:].copy_(given[:1].expand_as(target[n:]))
+    graphed.span[:n].copy_(span_BK)
+    graphed.span[n:].copy_(span_BK[:1].expand_as(graphed.span[n:]))
+    graphed.count.fill_(count)
+    if graphed.rows.valid is not None:
+        place = torch.arange(graphed.rows.canvas.shape[1], device=span_BK.device)
+        graphed.rows.valid.copy_(place[None] < graphed.rows.end[:, None])
+
+
+# ---------------------------------------------------------------- which network and protocol
+
+_KNOWN: WeakKeyDictionary[Decoder, dict[object, Graphs | None]] = WeakKeyDictionary()
+
+
+def graphs_of(network: Decoder, d: Decode, mask_id: int, body: Body) -> Graphs | None:
+    """The graphs of a network and protocol, kept while the network lives; None where steps cannot be graphed."""
+    if network.waits or network.shape.attend_block or d.by_confidence or d.cfg_scale > 0 or d.cache == "prefix":
+        return None
+    known = _KNOWN.setdefault(network, {})
+    where = next(network.parameters()).data_ptr()  # moved weights need new graphs
+    key = (d.temperature, d.remasking, d.cache, d.block_length, d.gen_length, mask_id, where)  # not the steps
+    if key not in known:
+        known[key] = Graphs(network, d, body, cuda_graph)
+    return known[key]
+
+
+def give_up(network: Decoder, error: Exception) -> None:
+    """After a failed capture: this network's steps run one kernel after the other."""
+    reason = " ".join(str(error).split())[:120]
+    warnings.warn(f"CUDA graphs are off: {type(error).__name__} ({reason})", RuntimeWarning, stacklevel=2)
+    known = _KNOWN.setdefault(network, {})
+    for key in known:
+        known[key] = None
+    network.waits = True
+
+
+# ---------------------------------------------------------------- compiled parts
+
+
+def sure_of(logits_BKV: Tensor, ids_BK: Tensor) -> Tensor:
+    """Softmax in float32 at the chosen tokens, (B, K), with no copy of the logits once compiled."""
+    x = logits_BKV.float()
+    most = x.amax(-1, keepdim=True)
+    chosen = x.gather(-1, ids_BK[..., None])
+    return ((chosen - most).exp() / (x - most).exp().sum(-1, keepdim=True))[..., 0]
+
+
+def picked(logits_BKV: Tensor, keys_B: Tensor, step: Tensor, places_BK: Tensor, heat: float) -> tuple[Tensor, Tensor]:
+    """Tokens and their probabilities: the argmax of the logits with noise, and the softmax without."""
+    ids = with_noise(logits_BKV, keys_B, step, places_BK, heat).argmax(-1) if heat > 0 else logits_BKV.argmax(-1)
+    return ids, sure_of(logits_BKV, ids)
+
+
+class Compiled:
+    """A function compiled when first called; uncompiled, with one warning, where the compiler fails."""
+
+    def __init__(self, plain: Callable[..., Any], what: str) -> None:
+        self.plain, self.what = plain, what
+        self.fast: Callable[..., Any] | None = None
+        self.failed = False
+
+    def __call__(self, *args: Any) -> Any:
+        if self.failed:
+            return self.plain(*args)
+        if self.fast is None:
+            self.fast = torch.compile(self.plain)  # a second shape makes the sizes symbolic, and no more versions
+        try:
+            return self.fast(*args)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ImportError, OSError) as e:  # what the compiler raises; the same function runs without it
+            self.failed = True
+            reason = " ".join(str(e).split())[:120]
+            warnings.warn(f"{self.what} run uncompiled: {type(e).__name__} ({reason})", RuntimeWarning, stacklevel=2)
+            return self.plain(*args)
+
+
+pick = Compiled(picked, "noise and confidence")
+
+
+def compile_layers(network: Decoder) -> None:
+    """Run the network's layers through one compiled function: all layers share its few versions."""
+    if network.run_layer is Layer.__call__ and not network.waits:
+        network.run_layer = Compiled(_layer, "the layers")
+
+
+def _layer(layer: Any, x: Tensor, canvas: Any, select: Tensor | None, kept: Any) -> Tensor:
+    out: Tensor = layer.forward(x, canvas, select, kept)
+    return out
