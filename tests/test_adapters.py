@@ -309,3 +309,56 @@ def test_an_adapter_trained_anew_is_another_study(make: Callable[..., str], tmp_
     shutil.copy(Path(make(2)) / "adapter_model.safetensors", mine)
     with pytest.raises(UserError, match="adapters"):
         study.run(tmp_path / "out")
+
+
+# ---------------------------------------------------------------- other trees
+
+
+@pytest.mark.parametrize("family", ["dream", "sdar", "llada_moe"])
+def test_every_tree_has_its_targets(family: str) -> None:
+    """Names of Hugging Face's trees, experts inside layers: targets, layer numbers and the head are told apart."""
+    from triaxis.models.card import card
+    from triaxis.models.decoder import DecoderConfig, DecoderNetwork
+    from triaxis.models.targets import choose, linears, pattern, resolve
+
+    fields = {
+        "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 96, "tie_word_embeddings": False, "mask_token_id": 59,
+        "eos_token_id": 58, "head_dim": 8, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
+        "rope_theta": 1e4, "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    network = DecoderNetwork(DecoderConfig.read(fields, "here", card(family).config))
+    g = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = (
+            0.2 * torch.randn(parameter.shape, generator=g) if parameter.dim() > 1 else torch.ones_like(parameter)
+        )
+    found = linears(network)
+    assert found.outside == ("lm_head",)
+    assert found.depth == 3
+    whole = choose(network, ["all"])
+    assert {m.rsplit(".", 1)[-1] for m in whole} <= {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    assert set(choose(network, ["attention"], (0.67, 1.0))) < {m for m in whole if ".layers.2." in m}
+    assert set(resolve(found, pattern(found, ["attn_out"]))) == {m for m in whole if m.endswith("o_proj")}
+    pairs = {}
+    for name in whole:
+        layer: Any = network.get_submodule(name)
+        pairs[name] = (torch.randn(2, layer.in_features), 0.2 * torch.randn(layer.out_features, 2))
+    from triaxis.models.adapters import Adapter, Pair
+
+    adapter = Adapter("a", Path(), {n: Pair(a, b, 0.5) for n, (a, b) in pairs.items()}, {}, {})
+    mounted = mount(network, [adapter], family)
+    ids = torch.arange(5, 45).view(2, 20)
+    with mounted.on(a=1.0) as on:
+        moved = logits(on, ids)
+    for name, (a, b) in pairs.items():
+        network.get_submodule(name).weight.data += 0.5 * b @ a  # type: ignore[operator]
+    torch.testing.assert_close(moved, logits(network, ids), atol=1e-4, rtol=1e-4)
