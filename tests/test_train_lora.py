@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +244,13 @@ def test_accumulating_changes_nothing_but_rounding(tiny: Executor, data: Dataset
     assert all(torch.allclose(one[k], four[k], atol=1e-5) for k in one)
 
 
+def test_recomputing_layers_changes_nothing_but_rounding(tiny: Executor, data: Dataset, tmp_path: Path) -> None:
+    fit(tiny, replace(SMALL, steps=2), data, tmp_path / "kept")
+    fit(tiny, replace(SMALL, steps=2, recompute=True), data, tmp_path / "again")
+    one, two = weights(tmp_path / "kept"), weights(tmp_path / "again")
+    assert all(torch.allclose(one[k], two[k], atol=1e-5) for k in one)
+
+
 def test_the_step_is_what_a_written_out_step_is(tiny: Executor, data: Dataset, tmp_path: Path) -> None:
     """One step against autograd on the plain formula: merged weights, its own masking loop, its own AdamW step."""
     recipe = replace(SMALL, steps=1, dropout=0.0, warmup=0, decay=0.0, clip=1e9, weight="uniform")
@@ -335,3 +345,45 @@ def test_the_rate_rises_and_falls() -> None:
     assert max(rates) == pytest.approx(r.rate, rel=1e-3)
     assert rates[-1] < 1e-3 * r.rate
     assert rates[2600] == pytest.approx(r.rate / 2, rel=1e-2)
+
+
+def test_with_and_without_accelerate_it_is_the_same_training(
+    tiny: Executor, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate")
+    recipe = replace(SMALL, steps=3)
+    fit(tiny, recipe, data, tmp_path / "with")
+    monkeypatch.setattr(loop, "_runner", loop._Plain)
+    fit(tiny, recipe, data, tmp_path / "without")
+    one, two = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+SHARED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import triaxis
+from tests.test_train_lora import SMALL, dataset
+from triaxis.train.fit import fit
+tiny = triaxis.load_executor("tiny", device="cpu")
+fit(tiny, replace(SMALL, steps=3, dropout=0.0, accumulate=2), dataset(tiny), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for command, name in (([sys.executable], "one"), (launch, "two")):
+        done = subprocess.run([*command, str(script), str(tmp_path / name)], env=environment, timeout=180, cwd=root)
+        assert done.returncode == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[k], two[k], atol=1e-4) for k in one)
+    assert any(t.abs().max() > 1e-3 for k, t in two.items() if k.endswith(".b"))

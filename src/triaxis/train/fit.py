@@ -228,7 +228,6 @@ def fit(
     probe: measures the executor then; a value "alarm" above 0 stops the run as collapsed. UserError for a checkpoint of
     other training, a loss that is not a number, a full disk: what was written before is whole.
     """
-    torch.set_grad_enabled(True)
     trained, layers = attach(executor, recipe)
     weights = next(executor.checkpoint.network.parameters())
     masking = Masking(
@@ -241,7 +240,7 @@ def fit(
     )
     at = _restore(run, optimiser)
     if not at.stopped:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.enable_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             _train(run, optimiser, at, note or (lambda *_: None))
     return _finish(run, at)
 
