@@ -22,6 +22,7 @@ from triaxis.sampling.schedule import Decode
 from triaxis.train.doctor import (
     block_shift,
     check_adapter,
+    check_card,
     check_data,
     check_targets,
     check_tokens,
@@ -197,6 +198,21 @@ def test_the_probe_says_whether_it_fires_and_where(tiny: Executor, tmp_path: Pat
     found = examine("tiny", adapter=dead, questions=["Tom has 3 pens."])
     assert codes(found) == ["does-not-fire"]
     assert codes(examine("tiny", adapter=live, questions=["Tom has 3 pens."])) == []
+
+
+def test_a_card_of_another_base_is_said(tiny: Executor, tmp_path: Path) -> None:
+    folder = saved(tiny, tmp_path / "a")
+    assert [f.code for f in check_card(tiny, folder)] == ["no-card"]
+    card: dict[str, Any] = {
+        "base": {"name": "x", "family": "tiny", "fingerprint": tiny.fingerprint},
+        "canvas": {"gen_length": 48, "block_length": 8},
+    }
+    (tmp_path / "a" / "card.json").write_text(json.dumps(card))
+    assert list(check_card(tiny, folder)) == []
+    card["base"] |= {"family": "llada", "fingerprint": "0"}
+    card["canvas"]["block_length"] = 32
+    (tmp_path / "a" / "card.json").write_text(json.dumps(card))
+    assert [f.code for f in check_card(tiny, folder)] == ["other-base", "format-mismatch", "other-canvas"]
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from triaxis.errors import UserError
-from triaxis.models.adapters import CONFIG, find_adapter, read_tensors
+from triaxis.models.adapters import CONFIG, find_adapter, read_adapter, read_tensors
 from triaxis.models.card import card_of
 from triaxis.models.folder import find_checkpoint, read_config
 from triaxis.models.load import Checkpoint
@@ -290,6 +290,28 @@ def _against_config(folder: Path, found: Linears, held: Sequence[str], name: str
         yield Finding("fewer-modules", "error", text)
 
 
+def check_card(executor: Executor, spec: str) -> Iterator[Finding]:
+    """Whether an adapter's own card says that it was trained on this base and for this canvas and template."""
+    adapter = read_adapter(spec)
+    base, canvas = adapter.card.get("base"), adapter.card.get("canvas")
+    if not base or not canvas:
+        text = f"{spec} has no card: on which base, data and template it was trained is not known"
+        yield Finding("no-card", "warning", text)
+        return
+    if base["fingerprint"] != executor.fingerprint:
+        text = f"{spec} was trained on {base['name']} ({base['fingerprint']}), this is {executor.fingerprint}"
+        yield Finding("other-base", "warning", text)
+    if base["family"] != executor.checkpoint.family.name:
+        text = f"{spec} was trained in the template of family {base['family']}, here {executor.checkpoint.family.name}"
+        yield Finding("format-mismatch", "error", text)
+    decode = executor.default_decode()
+    for name, here in (("gen_length", decode.gen_length), ("block_length", decode.block_length)):
+        if canvas[name] != here:
+            yield Finding(
+                "other-canvas", "warning", f"{spec} was trained with {name}={canvas[name]}, here it is {here}"
+            )
+
+
 class Shift(NamedTuple):
     """How far an adapter moves the logits of one block, over all prompts and positions of the block."""
 
@@ -382,5 +404,6 @@ def _examine_adapter(spec: str, executor: Executor, adapter: str, questions: Seq
         loaded: Any = load_executor(spec).with_adapters(adapter)
     except UserError as e:
         return [*out, Finding("adapter-refused", "error", str(e))]
+    out += [f for name in Schedule.parse(adapter).names for f in check_card(loaded, name)]
     prompts = [loaded.prompt_ids(q) for q in questions]
     return [*out, *check_fires(block_shift(loaded, prompts, loaded.default_decode(), adapter), adapter)]
