@@ -1,10 +1,10 @@
 """A denoising step as one CUDA graph: launched once, no word from the host in between.
 
 Decoding at batch 1 to 16 is bound by launches, not by arithmetic, unless the whole step (trunk, head, noise,
-confidence, commitment) is one graph. One graph a (rows, width, kind of pass): rows are filled up to a few sizes, widths
-to multiples of 32, so that a study needs a handful. A row's tokens do not depend on the filling: filled positions are
-masked, filled rows are thrown away. Layers and the choice of tokens are compiled (Inductor); where that fails, the same
-code runs uncompiled, and a warning says so.
+confidence, commitment) is one graph. One graph a (rows, width, kind of pass): rows are filled up to a few sizes, ragged
+widths to multiples of 8, so that a study needs a handful. A row's tokens do not depend on the filling: filled positions
+are masked, filled rows are thrown away. Layers and the choice of tokens are compiled (Inductor); where that fails, the
+same code runs uncompiled, and a warning says so.
 
 What is graphed: a fixed schedule, bidirectional networks, no guidance, no adapter that switches. Everything else runs
 step by step through the same functions.
@@ -26,7 +26,7 @@ from triaxis.sampling.noise import with_noise
 from triaxis.sampling.schedule import Decode
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256)
-WIDTH = 32  # canvas widths are multiples of this
+WIDTH = 8  # widths of ragged canvases are multiples of this
 _STATE = ("canvas", "prompt", "start", "end", "keys", "forwards", "tokens", "order", "chances")
 
 
@@ -58,9 +58,10 @@ class Graphs:
     def step(self, rows: Any, span_BK: Tensor, count: int, full: bool) -> None:
         """One pass over all rows, in place. full: compute the whole canvas; else what the cache does not hold."""
         size = next((s for s in SIZES if s >= len(rows.where)), len(rows.where))
-        width = -(-rows.canvas.shape[1] // WIDTH) * WIDTH
-        exact = rows.valid is None and width == rows.canvas.shape[1]
-        key = (size, width if exact else -width, "full" if full else self.d.cache)  # minus: with a mask
+        width = rows.canvas.shape[1]  # rows of one length: no mask, and nothing to fill up
+        if rows.valid is not None:
+            width = -(-(-width // WIDTH) * WIDTH)  # minus: with a mask
+        key = (size, width, "full" if full else self.d.cache)
         graphed = self.made.get(key)
         if graphed is None:
             graphed = self.made[key] = self._capture(rows, span_BK, key)

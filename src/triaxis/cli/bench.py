@@ -1,0 +1,133 @@
+"""Commands that measure decoding: bench speed, bench agreement."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from triaxis.cli import app, print_json
+from triaxis.errors import UserError, lookup, override
+
+if TYPE_CHECKING:
+    from triaxis.sampling.agreement import Row
+    from triaxis.sampling.executor import Executor
+
+bench = typer.Typer(
+    name="bench", help="Measure decoding: speed, and what approximate modes change.", no_args_is_help=True
+)
+app.add_typer(bench)
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
+ExecutorName = Annotated[str, typer.Option("--executor", help="'tiny', a checkpoint folder or a hub id.")]
+
+
+@bench.command()
+def speed(
+    shape: Annotated[
+        str, typer.Option(help="tiny: the shipped executor on its task; or llada-8b, llada-1b, small: random weights.")
+    ] = "tiny",
+    n: Annotated[int, typer.Option(help="Prompts of the tiny executor.")] = 32,
+    rounds: Annotated[int, typer.Option(help="Rounds; the least time of each way counts.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Few layers and steps: does everything run?")] = False,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Seconds a sequence against the plain reference loop, as ratios in one run."""
+    import torch
+
+    from triaxis.models.load import find_device
+    from triaxis.sampling import speed as measure
+
+    if n < 2 or rounds < 1:
+        raise UserError(f"--n {n} --rounds {rounds}: give at least 2 prompts and 1 round")
+    lookup("shape", dict.fromkeys(("tiny", *measure.SHAPES)), shape)
+    place = torch.device("cpu") if shape == "tiny" and device is None else find_device(device)
+    if shape == "tiny":
+        from triaxis.sampling.executor import load_executor
+
+        executor = load_executor("tiny", device=str(place), dtype="fp32")
+        prompts = _one_length(executor, min(n, 4) if quick else n)
+        report = measure.against_reference(
+            executor.checkpoint.network, prompts, executor.default_decode(), executor.end_ids,  # type: ignore[arg-type]
+            rounds=1 if quick else rounds,
+        )  # fmt: skip
+    else:
+        report = measure.of_shape(shape, device=place, quick=quick)
+    if json_:
+        print_json(report.plain())
+    else:
+        sys.stdout.write(measure.table(report) + "\n")
+
+
+def _one_length(executor: Executor, n: int) -> list[list[int]]:
+    """n different prompts of the task whose length is the most common one; the reference loop takes no others."""
+    from triaxis.tasks import load_task
+
+    by_length: dict[int, dict[tuple[int, ...], None]] = defaultdict(dict)
+    for item in load_task("gradeschool").items(None):
+        ids = executor.prompt_ids(item.question)
+        by_length[len(ids)][tuple(ids)] = None
+    most = max(by_length.values(), key=len)
+    if len(most) < n:
+        raise UserError(f"--n {n}: the task has {len(most)} prompts of one length; give at most that")
+    return [list(ids) for ids in list(most)[:n]]
+
+
+@bench.command()
+def agreement(
+    executor: ExecutorName = "tiny",
+    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE.")] = "gradeschool",
+    n: Annotated[int, typer.Option(help="Items.")] = 100,
+    seed: Annotated[int, typer.Option(help="Which items.")] = 0,
+    margin: Annotated[float, typer.Option(help="Non-inferiority margin, a share: 0.05 = five points.")] = 0.05,
+    modes: Annotated[str, typer.Option(help="Semicolon-separated modes; default: all.")] = "",
+    setting: Annotated[list[str] | None, typer.Option("--set", help="A decoding setting, such as steps=48.")] = None,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Tokens changed, answers flipped, accuracy lost and time saved by each approximate mode, on your own task."""
+    from triaxis.cli.study import _settings
+    from triaxis.sampling.agreement import agreement as compare
+    from triaxis.sampling.agreement import presets
+    from triaxis.sampling.executor import load_executor
+    from triaxis.sampling.speed import say
+    from triaxis.tasks import load_task
+
+    if not 0 < margin < 1:
+        raise UserError(f"--margin {margin:g} is not a share between 0 and 1; write five points as 0.05")
+    known = load_task(task)
+    items = known.items(n, seed=seed)
+    loaded = load_executor(executor, device=device)
+    decode = override(loaded.default_decode(), _settings(setting or []))
+
+    def grade(number: int, text: str) -> tuple[str, bool]:
+        found = known.grade(text, items[number])
+        return found.answer, found.verdict == "right"
+
+    prompts = [loaded.prompt_ids(item.question) for item in items]
+    names = [m.strip() for m in modes.split(";") if m.strip()]
+    rows = compare(loaded, prompts, decode, grade, margin=margin, modes=names, say=say)
+    chosen = presets(rows, decode)
+    if json_:
+        print_json(
+            {"executor": loaded.name, "task": task, "n": len(items), "margin": margin, "decode": decode.card(),
+             "modes": [r.plain() for r in rows], "presets": chosen}
+        )  # fmt: skip
+        return
+    sys.stdout.write(_table(rows) + "\n")
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head = "| mode | tokens changed | answers flipped | points | 95 % interval | verdict | faster | passes | computed |"
+    lines = [head, "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {r.mode} | {r.tokens_changed:.1%} | {r.answers_flipped} of {r.effect.n} | {100 * r.effect.value:+.1f} | "
+        f"[{100 * r.effect.low:+.1f}, {100 * r.effect.high:+.1f}] | {r.verdict} | {r.faster:.2f} x | "
+        f"{r.passes:.2f} x | {r.computed:.2f} x |"
+        for r in rows
+    ]
+    return "\n".join(lines)
