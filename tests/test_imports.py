@@ -34,7 +34,7 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("models",),
     ("estimate",),
     ("registry",),
-    ("store", "protocol", "cost", "errors"),
+    ("store", "protocol", "cost", "errors", "version"),
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(HOME.rglob("*.py"))

@@ -82,7 +82,8 @@ def test_a_preset_extends_another() -> None:
         (toml('[[scaffold]]\nname = "p"\ntemplate = "{plan}"\nplacement = "beside"'), "placement 'beside' is unknown"),
         (
             toml(
-                '[[scaffold]]\nname = "p"\ntemplate = "{plan}"\n[[condition]]\nname = "a"\nrole = "trust"\nscaffold = "p"'
+                '[[scaffold]]\nname = "p"\ntemplate = "{plan}"\n'
+                '[[condition]]\nname = "a"\nrole = "trust"\nscaffold = "p"'
             ),
             "shows a plan, but the condition names none",
         ),
@@ -201,9 +202,7 @@ def test_predictions_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:
 
 
 def test_a_study_stops_once_its_contrasts_are_resolved(tmp_path: Path) -> None:
-    study = Study(
-        n=400, planners=(), conditions=("filler",), decode=FAST, stop_when="resolved"
-    )
+    study = Study(n=400, planners=(), conditions=("filler",), decode=FAST, stop_when="resolved")
     summary = study.run(tmp_path)
     n = summary["study"]["n"]
     assert n < 400

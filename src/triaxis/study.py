@@ -24,6 +24,7 @@ from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, executor_card, sample, silent
 from triaxis.protocol import first_difference as _difference
 from triaxis.store import GradeRow, Row, Store, identity
+from triaxis.version import __version__
 
 if TYPE_CHECKING:
     from typing import Self
@@ -240,9 +241,9 @@ def _adapters(study: Study) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a row or a number may depend on."""
-    packages = ("triaxis", "torch", "transformers", "tokenizers", "numpy", "scipy")
-    return {p: version(p) for p in packages} | {"python": platform.python_version()}
+    """Versions of what a row or a number may depend on. Our own is not read from metadata: a checkout has none."""
+    packages = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+    return {"triaxis": __version__, **{p: version(p) for p in packages}, "python": platform.python_version()}
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,8 @@ def diagnose(
     asked: dict[str, Any] = {
         "executor": executor, "planners": TINY_PLANNERS if planners is None else _names(planners), "task": task, "n": n,
         "seeds": _seeds(seed), "conditions": _names(conditions), "decode": _settings(setting or []),
-        "writing": _settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter, "preset": preset,
-        "stop_when": stop_when,
+        "writing": _settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter,
+        "preset": preset, "stop_when": stop_when,
     }  # fmt: skip
     study = Study.from_spec({**asked, **{k: v for k, v in load_preset(preset).study.items() if k not in typed}})
     if resume:

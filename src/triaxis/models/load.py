@@ -105,7 +105,7 @@ def find_device(name: str | None) -> torch.device:
     return torch.device(name if kind == "cuda" else "cpu")
 
 
-def _build(
+def build_network(
     family: FamilyCard, fields: Mapping[str, object], folder: Path
 ) -> tuple[LladaConfig | DecoderConfig, LladaNetwork | DecoderNetwork, tuple[str, ...]]:
     """Config and network (on the meta device) of a family, and the tensors a file may hold that are not needed."""
@@ -136,7 +136,7 @@ def load_checkpoint(
     kind = dtype or ("fp32" if place.type == "cpu" else "bf16")
     if kind not in DTYPES:
         raise UserError(f"dtype {kind!r} is unknown{suggest(kind, DTYPES)}")
-    config, network, unneeded = _build(card, fields, folder)
+    config, network, unneeded = build_network(card, fields, folder)
     fill(network, weight_files(folder), DTYPES[kind], place, unneeded)
     network.eval().requires_grad_(False)
     if place.type == "cuda":

@@ -21,7 +21,7 @@ from triaxis.models.adapters import CONFIG, find_adapter, read_adapter, read_ten
 from triaxis.models.card import card_of
 from triaxis.models.folder import find_checkpoint, read_config
 from triaxis.models.load import Checkpoint
-from triaxis.models.load import _build as build
+from triaxis.models.load import build_network as build
 from triaxis.models.schedules import At, Schedule
 from triaxis.models.targets import Linears, linears, matches, meant, pattern, resolve
 from triaxis.sampling.executor import Executor, load_executor
