@@ -166,12 +166,12 @@ def test_a_case_that_fails_is_noted_and_the_others_run(monkeypatch: pytest.Monke
     monkeypatch.setitem(speed.SHAPES, "small", replace(speed.SHAPES["small"], n_layers=1, d_model=32))
     monkeypatch.setattr(speed, "PROMPT", 5)
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel\nfor this")
 
     monkeypatch.setattr(speed, "with_adapter", fails)
     report = speed.of_shape("small", device=torch.device("cpu"), quick=True)
-    assert "engine, adapter on at 4: failed, no kernel for this" in report.notes
+    assert "engine, adapter that stays on at 4: failed, no kernel for this" in report.notes
     assert len(report.timings) == len(speed.QUICK) - 1
 
 

@@ -26,6 +26,7 @@ from triaxis.sampling.noise import with_noise
 from triaxis.sampling.schedule import Decode
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256)
+VERSIONS = 64  # of the compiled layer
 WIDTH = 8  # widths of ragged canvases are multiples of this
 _STATE = ("canvas", "prompt", "start", "end", "keys", "forwards", "tokens", "order", "chances")
 
@@ -221,8 +222,15 @@ pick = Compiled(picked, "noise and confidence")
 
 
 def compile_layers(network: Decoder) -> None:
-    """Run the network's layers through one compiled function: all layers share its few versions."""
+    """Run the network's layers through one compiled function, of which all layers and networks share the versions.
+
+    Full, last and cached passes, each with fixed and with symbolic sizes, are more versions than torch allows by
+    default; the limit is raised for the process.
+    """
     if network.run_layer is Layer.__call__ and not network.waits:
+        from torch import _dynamo
+
+        _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, VERSIONS)
         network.run_layer = Compiled(_layer, "the layers")
 
 

@@ -202,8 +202,11 @@ def random_network(config: LladaConfig, device: torch.device, dtype: torch.dtype
     return network
 
 
-def with_adapter(network: LladaNetwork, rank: int = 8) -> Decoder:
-    """The network with one random adapter beside all seven matrices of every layer, on, not merged."""
+def with_adapter(network: LladaNetwork, *, fixed: bool, rank: int = 8) -> Decoder:
+    """The network with one random adapter beside all seven matrices of every layer, on, not merged.
+
+    fixed: it stays on, so that steps may be compiled and captured; else as studies run it, able to switch.
+    """
     from pathlib import Path
 
     from triaxis.models.adapters import Adapter, Pair, mount
@@ -216,7 +219,7 @@ def with_adapter(network: LladaNetwork, rank: int = 8) -> Decoder:
     mounted = mount(network, [Adapter("speed", Path("."), pairs, {}, {})], "the network")
     mounted.switch.set([(1.0,)])
     found: Decoder = mounted.network
-    found.run_layer = Layer.__call__
+    found.run_layer, found.waits = Layer.__call__, not fixed
     with torch.inference_mode():  # adapters prepare their products at the first pass; not while that is compiled
         found.hidden(torch.zeros(1, 2, dtype=torch.long, device=next(found.parameters()).device))
     return found
@@ -231,7 +234,7 @@ class Case:
     temperature: float = 0.0
     changes: tuple[tuple[str, object], ...] = ()
     reference: bool = False
-    adapter: bool = False
+    adapter: str = ""  # "fixed" or "switching"
 
 
 DUAL = (("cache", "dual"),)
@@ -242,11 +245,14 @@ CASES = (
     Case("engine", 1, 0.7), Case("engine", 16, 0.7),
     Case("engine, dual cache", 1, changes=DUAL), Case("engine, dual cache", 16, changes=DUAL),
     Case("engine, dual cache", 64, changes=DUAL),
-    Case("engine, adapter on", 1, adapter=True), Case("engine, adapter on", 16, adapter=True),
+    Case("engine, adapter that stays on", 1, adapter="fixed"),
+    Case("engine, adapter that stays on", 16, adapter="fixed"),
+    Case("engine, adapter that may switch", 1, adapter="switching"),
+    Case("engine, adapter that may switch", 16, adapter="switching"),
 )  # fmt: skip
 QUICK = (Case("reference", 1, reference=True), Case("reference", 4, reference=True), Case("engine", 1),
          Case("engine", 4), Case("engine", 4, 0.7), Case("engine, dual cache", 4, changes=DUAL),
-         Case("engine, adapter on", 4, adapter=True))  # fmt: skip
+         Case("engine, adapter that stays on", 4, adapter="fixed"))  # fmt: skip
 
 
 def of_shape(shape: str, *, device: torch.device, quick: bool = False, budget: float = 420.0) -> Report:
@@ -311,18 +317,19 @@ class _Bench:
         self.config, self.device, self.d = config, device, d
         self.network = random_network(config, device, dtype)
         self.model = PlainLlada(self.network)
-        self.adapted: Decoder | None = None
+        self.adapted: dict[str, Decoder] = {}
         generator = torch.Generator().manual_seed(1)
         self.prompts = torch.randint(0, config.mask_token_id - 300, (256, PROMPT), generator=generator)
 
     def reference(self, batch: int, d: Decode) -> Tensor:
         return generate(self.model, self.prompts[:batch].to(self.device), d, self.config.mask_token_id)
 
-    def engine(self, batch: int, d: Decode, *, adapter: bool = False, graphed: bool = True) -> list[list[int]]:
+    def engine(self, batch: int, d: Decode, *, adapter: str = "", graphed: bool = True) -> list[list[int]]:
         network: Decoder = self.network
         if adapter:
-            self.adapted = self.adapted or with_adapter(self.network)
-            network = self.adapted
+            if adapter not in self.adapted:
+                self.adapted[adapter] = with_adapter(self.network, fixed=adapter == "fixed")
+            network = self.adapted[adapter]
         rows = denoise(
             network, self.prompts[:batch].tolist(), [stream_key("speed", i) for i in range(batch)], d,
             mask_id=self.config.mask_token_id, eos_ids=[self.config.eos_token_id], device=self.device, graphed=graphed,
