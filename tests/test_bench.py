@@ -117,6 +117,7 @@ def test_dollars() -> None:
 # --- speed ---
 
 
+@pytest.mark.slow
 def test_speed_prints_its_ratios(run: Run) -> None:
     code, out, _ = run("bench", "speed", "--quick", "--json")
     found = json.loads(out)

@@ -268,7 +268,12 @@ def study(tmp_path):
         "decode": {"steps": 32, "gen_length": 64, "block_length": 8, "temperature": 0.0},
         "conditions": [
             {"name": "hint", "scaffold": {"template": "x", "placement": "after"}, "branches": 1},
-            {"name": "vote", "scaffold": {"template": "", "placement": "after"}, "branches": 5, "temperature": 0.7},
+            {
+                "name": "vote",
+                "scaffold": {"template": "", "placement": "after"},
+                "branches": 5,
+                "decode": {"temperature": 0.7},
+            },
         ],
     }
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -148,6 +148,7 @@ def test_gold_labels_count_the_oracle() -> None:
     assert not has_headroom(known, "vote")
 
 
+@pytest.mark.slow
 def test_a_distillation_from_one_end_to_the_other(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -351,6 +351,7 @@ def llama(made: Path) -> Writer:
     return triaxis.load_planner(f"gguf:{made}", budget=8)
 
 
+@pytest.mark.slow
 def test_a_gguf_plan_is_the_same_in_any_order(llama: Writer) -> None:
     made = llama.write(["12 plus 7", "hello", "9 is"])
     assert llama.write(["9 is", "hello", "12 plus 7"]) == made[::-1]

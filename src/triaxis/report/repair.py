@@ -18,7 +18,7 @@ from triaxis.errors import UserError
 from triaxis.estimate.arms import Floats, Table, arrange
 from triaxis.estimate.paired import Estimate, contrast, finish, paired
 from triaxis.report.load import load, write_text
-from triaxis.report.words import points, span
+from triaxis.report.words import p_value, points, span
 
 MARGIN = 0.05
 
@@ -225,7 +225,7 @@ EFFECT = ("points", "95 % interval", "p (Holm)", "verdict")
 
 def _effect(e: Mapping[str, Any]) -> list[str]:
     p = e["p_holm"]
-    shown = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    shown = "" if p is None else p_value(p)
     return [points(e["value"]), span(e["low"], e["high"]), shown, e["verdict"]]
 
 
