@@ -42,7 +42,7 @@ class Executor:
     """A loaded diffusion language model. Made by `load_executor`."""
 
     checkpoint: Checkpoint
-    batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 2,048 on a CPU, 65,536 on a GPU
+    batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 1,536 on a CPU, 65,536 on a GPU
     adapters: Mounted | None = None
     schedule: str = ""  # the adapter schedule of every prompt that does not bring its own
 
@@ -187,7 +187,7 @@ class Executor:
         for i, (prompt, key, spec) in enumerate(zip(prompts, keys, specs, strict=True)):
             places.setdefault((tuple(prompt), key if decode.draws else 0, spec), []).append(i)
         device = next(self.checkpoint.network.parameters()).device
-        budget = self.batch_tokens or (2048 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
+        budget = self.batch_tokens or (1536 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
         waiting = list(_batches(places, decode.gen_length, budget))[::-1]
         while waiting:
             batch = waiting.pop()
@@ -280,12 +280,18 @@ def _batches(works: Iterable[Work], gen_length: int, budget: int) -> Iterator[li
 
 
 def load_executor(
-    spec: str = "tiny", *, dtype: str | None = None, device: str | None = None, adapters: str = ""
+    spec: str = "tiny",
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    adapters: str = "",
+    family: str | None = None,
 ) -> Executor:
-    """Load an executor: "tiny" (shipped) or a folder with config.json and safetensors weights.
+    """Load an executor: "tiny" (shipped), a folder with config.json and safetensors weights, or a hub id
+    ("org/name", "org/name@revision"). family: a card of models/families, where config.json does not tell.
 
     dtype: "fp32" or "bf16"; by default fp32 on a CPU, bf16 on a GPU. adapters: an adapter schedule, such as
     "prefix@all+commit@last:3". Never runs remote code.
     """
-    executor = Executor(load_checkpoint(spec, dtype=dtype, device=device))
+    executor = Executor(load_checkpoint(spec, dtype=dtype, device=device, family=family))
     return executor.with_adapters(adapters) if adapters else executor
