@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from scipy import stats
 from torch import Tensor
 
 from triaxis.errors import UserError, override
-from triaxis.sampling.denoise import choose, commit, commit_sure
+from triaxis.sampling.denoise import choose, commit
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.noise import ORDER, TOKENS, stream_key, uniforms
 from triaxis.sampling.schedule import Decode
@@ -61,92 +60,6 @@ def test_recorded_completions_token_for_token(parity: Executor, record: dict[str
 def test_a_recorded_batch_is_the_same_one_by_one(parity: Executor, record: dict[str, Any]) -> None:
     alone = [parity.generate_ids([prompt], decode_of(record))[0] for prompt in record["prompt"]]
     assert alone == record["output"]
-
-
-@pytest.mark.parametrize("record", FAST, ids=lambda r: r["sampler"])
-def test_recorded_approximate_completions_token_for_token(parity: Executor, record: dict[str, Any]) -> None:
-    """Fast-dLLM v1's own code: prefix cache, dual cache, threshold, with the passes it counted."""
-    d = decode_of(record)
-    [row] = parity.denoise(record["prompt"], [0], d)
-    assert [row.ids] == record["output"]
-    assert row.forwards == record["nfe"]
-    assert not d.exact
-
-
-def test_the_approximate_records_are_of_three_modes_and_differ_from_the_exact_loop(parity: Executor) -> None:
-    assert len({(decode_of(r).cache, decode_of(r).threshold) for r in FAST}) == 3
-    exact = replace(decode_of(FAST[0]), cache="none")
-    assert exact.exact
-    assert parity.generate_ids(FAST[0]["prompt"], exact) not in [r["output"] for r in FAST]
-
-
-# --- approximate modes: where they must agree with the exact loop, and what they commit ---
-
-SAME: dict[str, dict[str, Any]] = {
-    "everything again at every pass": {"refresh": 1},
-    "one pass a block": {"steps": 3},
-}
-
-
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
-@pytest.mark.parametrize("changes", SAME.values(), ids=SAME)
-@pytest.mark.parametrize("more", [{}, {"temperature": 0.7}, {"cfg_scale": 0.6}], ids=["T=0", "T=0.7", "guided"])
-def test_a_cache_that_is_never_stale_is_exact(
-    parity: Executor, cache: str, changes: dict[str, Any], more: dict[str, Any]
-) -> None:
-    prompts = [[7, 3], [9, 9, 1, 2, 40], [5] * 11]
-    d = override(Decode(gen_length=24, block_length=8, steps=12), {"cache": cache, **changes, **more})
-    exact = replace(d, cache="none", refresh=0)
-    assert parity.generate_ids(prompts, d) == parity.generate_ids(prompts, exact)
-
-
-def test_a_refresh_lies_between_a_stale_cache_and_the_exact_loop(parity: Executor) -> None:
-    prompts, d = [[7, 3, n] for n in range(12)], Decode(gen_length=32, block_length=16, steps=32, cache="dual")
-    exact = parity.generate_ids(prompts, replace(d, cache="none"))
-
-    def changed(refresh: int) -> int:
-        rows = parity.generate_ids(prompts, replace(d, refresh=refresh))
-        return sum(a != b for x, y in zip(rows, exact, strict=True) for a, b in zip(x, y, strict=True))
-
-    counts = {r: changed(r) for r in (0, 8, 2, 1)}
-    assert counts[1] == 0
-    assert counts[0] > counts[2] > 0
-    assert counts[0] > counts[8]
-
-
-def brute(block: list[int], ids: list[int], chances: list[float], d: Decode, mask: int) -> list[int]:
-    """Fast-dLLM's rules from its paper, one row, token by token."""
-    hidden = [i for i, t in enumerate(block) if t == mask]
-    order = sorted(hidden, key=lambda i: (-chances[i], i))
-    if d.threshold is not None:
-        take = {i for i in order if chances[i] >= d.threshold} | set(order[:1])
-    else:
-        assert d.factor is not None
-        fits = [n for n in range(1, len(order) + 1) if (n + 1) * (1 - chances[order[n - 1]]) <= d.factor]
-        take = set(order[: max([1, *fits])])
-    return [ids[i] if i in take else t for i, t in enumerate(block)]
-
-
-@given(st.data())
-def test_what_a_threshold_and_a_factor_commit(data: st.DataObject) -> None:
-    size = data.draw(st.integers(1, 9))
-    block = data.draw(st.lists(st.sampled_from([99, 99, 1]), min_size=size, max_size=size))
-    chances = data.draw(st.lists(st.sampled_from([0.125, 0.5, 0.75, 0.875, 1.0]), min_size=size, max_size=size))
-    level = data.draw(st.sampled_from([0.25, 0.5, 1.0, 1.5]))
-    d = Decode(factor=level) if data.draw(st.booleans()) else Decode(threshold=min(level, 1.0))
-    ids = list(range(10, 10 + size))
-    found = commit_sure(torch.tensor([block]), torch.tensor([ids]), torch.tensor([chances]), d, 99)
-    assert found.tolist() == [brute(block, ids, chances, d, 99)]
-
-
-def test_a_low_threshold_commits_a_block_a_pass_and_a_high_one_a_token_a_pass(parity: Executor) -> None:
-    prompt, d = [[5, 6, 7]], Decode(gen_length=24, block_length=8, steps=24)
-    [low] = parity.denoise(prompt, [0], replace(d, threshold=1e-9))
-    [high] = parity.denoise(prompt, [0], replace(d, threshold=1.0))
-    assert low.ids == parity.generate_ids(prompt, replace(d, steps=3))[0]
-    assert low.forwards == 3
-    assert high.ids == parity.generate_ids(prompt, d)[0]
-    assert high.forwards == 24
 
 
 # --- a slow reference: LLaDA generate.py as facts.md section 4 describes it, one row, the whole canvas each step ---
@@ -674,117 +587,3 @@ def test_a_broken_tokenizer_is_one_clear_line(tiny: Executor, tmp_path: Any, spo
     with pytest.raises(UserError, match=r"tokenizer\.json: not a readable tokenizer") as refused:
         executor.encode("a")
     assert "\n" not in str(refused.value)
-
-
-# --- a step as one graph, with a recorder that just runs it again ---
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"temperature": 0.7}, {"remasking": "random"}, {"cache": "dual"}, {"cache": "dual", "refresh": 2},
-     {"stop": "eos_block"}],
-    ids=str,
-)  # fmt: skip
-def test_graphed_steps_are_the_plain_ones(
-    parity: Executor, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
-    """Filled rows and widths, tensors of a graph's own, places of a cache: all but the recording itself."""
-    from triaxis.sampling import denoise as module
-    from triaxis.sampling.graphs import Graphs
-
-    d = override(Decode(gen_length=24, block_length=8, steps=9), changes)
-    network, made = parity.checkpoint.network, []
-
-    def graphs(network: Any, device: object, job: Any) -> Graphs:
-        if not made:
-            made.append(Graphs(network, d, job.whole_step, lambda run, _: run))
-        return made[0]
-
-    free = parity.generate_ids([[5, 6, 7]], d)[0]
-
-    def rows(prompts: list[list[int]]) -> list[Any]:
-        return module.denoise(
-            network, prompts, list(range(len(prompts))), d, mask_id=MASK, eos_ids=[EOS, free[3]],
-            device=torch.device("cpu"),
-        )  # fmt: skip
-
-    dice = random.Random(2)
-    batches = [[[5, 6, 7]], [[dice.randrange(250) for _ in range(n)] for n in (4, 9, 8, 3, 30, 8, 1)], [[1] * 8] * 2]
-    plain = [rows(b) for b in batches]
-    monkeypatch.setattr(module, "_graphs", graphs)
-    graphed = [rows(b) for b in batches]
-    for a, b in zip(chain(*graphed), chain(*plain), strict=True):
-        assert (a.ids, a.ended, a.forwards, a.tokens, a.order) == (b.ids, b.ended, b.forwards, b.tokens, b.order)
-        assert a.chances == pytest.approx(b.chances, abs=1e-5)
-    sizes = {size for size, *_ in made[0].made}
-    assert 7 not in sizes
-    assert 8 in sizes, "seven rows run as eight"
-    assert {width for _, width, _ in made[0].made} >= {27, -56, 32}, "ragged ones with a mask"
-
-
-def test_what_cannot_be_graphed_is_not() -> None:
-    from triaxis.models.llada import LladaConfig, LladaNetwork
-    from triaxis.sampling.graphs import graphs_of
-
-    config = LladaConfig(
-        d_model=8, n_heads=2, n_layers=1, mlp_hidden_size=8, vocab_size=20, mask_token_id=18, eos_token_id=19,
-        max_sequence_length=64, rope_theta=500.0, rms_norm_eps=1e-5,
-    )  # fmt: skip
-    network, body = LladaNetwork(config), lambda *_: None
-    first = graphs_of(network, Decode(), 18, body)
-    assert first is not None
-    assert graphs_of(network, Decode(steps=32), 18, body) is first, "the steps are no part of a graph"
-    assert graphs_of(network, Decode(temperature=0.5), 18, body) is not first
-    for changes in ({"threshold": 0.9}, {"cfg_scale": 1.0}, {"cache": "prefix"}):
-        assert graphs_of(network, override(Decode(), changes), 18, body) is None
-    network.waits = True
-    assert graphs_of(network, Decode(), 18, body) is None
-
-
-def test_the_compiled_choice_is_the_plain_one() -> None:
-    from triaxis.sampling.graphs import picked
-
-    logits = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(1)) * 5
-    keys, places, step = torch.tensor([3, 4, 5]), torch.arange(4).expand(3, 4), torch.tensor([[0], [2], [7]])
-    for heat in (0.0, 0.9):
-        ids, chance = picked(logits, keys, step, places, heat)
-        wanted, _, likely = choose(logits, keys, step, places, Decode(temperature=heat))
-        assert torch.equal(ids, wanted)
-        torch.testing.assert_close(chance, likely)
-
-
-def test_a_compiler_that_fails_leaves_the_plain_function_and_one_warning() -> None:
-    from triaxis.sampling.graphs import Compiled
-
-    doubled = Compiled(lambda x: 2 * x, "doubling")
-
-    def broken(x: int) -> int:
-        raise RuntimeError("no compiler\nhere")
-
-    doubled.fast = broken
-    with pytest.warns(RuntimeWarning, match=r"doubling run uncompiled: RuntimeError \(no compiler here\)"):
-        assert doubled(2) == 4
-    assert doubled(3) == 6
-
-
-def test_out_of_memory_halves_the_batch_and_loses_no_row(parity: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts, d = [[n, 1] for n in range(1, 12)], Decode(gen_length=8, block_length=8, steps=4)
-    wanted = parity.generate_ids(prompts, d)
-    hidden, tried = parity.checkpoint.network.hidden, []
-
-    def small(most: int) -> Callable[..., Tensor]:
-        def run(ids: Tensor, *rest: Any) -> Tensor:
-            tried.append(len(ids))
-            if len(ids) > most:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return hidden(ids, *rest)
-
-        return run
-
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(parity.checkpoint.network, "hidden", small(3))
-    assert parity.generate_ids(prompts, d) == wanted
-    assert tried[:3] == [11, 5, 2]
-    monkeypatch.setattr(parity.checkpoint.network, "hidden", small(0))
-    with pytest.raises(UserError, match=r"out of memory with one row of 10 tokens; use bf16, a shorter gen_length"):
-        parity.generate_ids(prompts, d)
