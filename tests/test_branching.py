@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from triaxis.branching import Branching, arm_name, ballots, table, temporal_votes
+from triaxis.branching import Branching, arm_name, ballots, reranked, table, temporal_votes
 from triaxis.errors import UserError
+from triaxis.plans.judge import score
 from triaxis.store import Store
 
 FAST = {"steps": 6, "stop": "eos_block"}
@@ -77,3 +78,14 @@ def test_bad_settings(home: Path) -> None:
         Branching(temperatures=(0.0, 1.0))
     with pytest.raises(UserError, match="kept no trajectory"):
         temporal_votes(table(home / "before"), arm_name(0.5), "gradeschool")
+
+
+def test_a_judge_reranks_the_branches(home: Path) -> None:
+    """The tiny planner is no judge: whatever it says is neither yes nor no, so reranking is the vote's luck, stated."""
+    r = reranked(table(home / "before"), arm_name(1.5), "gradeschool", "tiny-planner-s")
+    assert [e["name"] for e in r["effects"]] == ["rerank minus vote", "rerank minus one branch", "oracle minus rerank"]
+    assert r["effects"][2]["value"] >= 0
+
+
+def test_what_a_judge_says() -> None:
+    assert [score(t) for t in ("Yes.", "no, because", "NO", "it may be", "")] == [1.0, 0.0, 0.0, 0.5, 0.5]

@@ -27,7 +27,8 @@ class Branching:
     """What is measured: K branches of each of n items at every temperature, before and after.
 
     after: another executor; adapter: a schedule put on the same one. Neither: only "before" is measured. match_by: what
-    the accuracy-matched temperature makes equal, "per_branch" or "all_equal"; budget: temperatures it may try.
+    the accuracy-matched temperature makes equal, "per_branch" or "all_equal"; budget: temperatures it may try. judge: a
+    planner spec, asked which branches are right, to rerank them.
     """
 
     executor: str = "tiny"
@@ -42,6 +43,7 @@ class Branching:
     device: str | None = None
     match_by: str = "per_branch"
     budget: int = 6
+    judge: str = ""
 
     def __post_init__(self) -> None:
         if self.k < 2 or not self.temperatures or min(self.temperatures) <= 0:
@@ -70,6 +72,11 @@ class Branching:
             tables["after"] = self._table(home / "after", self.temperatures, progress, after=True)
         found: dict[str, Any] = {"schema": 1, "study": asdict(self)}
         found |= {side: {name: arm(t, name) for name in t.role("diversity")} for side, t in tables.items()}
+        if self.judge:
+            found["rerank"] = {
+                side: {name: reranked(t, name, self.task, self.judge) for name in t.role("diversity")}
+                for side, t in tables.items()
+            }
         found["temporal"] = {side: temporal_votes(t, WATCHED, self.task) for side, t in tables.items()}
         if self.compared:
             old, new = tables["before"], tables["after"]
@@ -160,7 +167,7 @@ RULES: Mapping[str, tuple[str, Mapping[str, object]]] = {
 
 def arm(t: Table, name: str) -> dict[str, Any]:
     """One condition's branches: every metric with its interval, every vote rule, and what a quorum saves."""
-    from triaxis.estimate import branches
+    from triaxis.estimate import branches, trajectory
     from triaxis.estimate.diversity import metrics
     from triaxis.estimate.paired import cluster_mean
     from triaxis.estimate.votes import elect, quorum
@@ -172,16 +179,40 @@ def arm(t: Table, name: str) -> dict[str, Any]:
     for label, (rule, settings) in RULES.items():
         score = elect(b, rule, **settings).score
         votes[label] = _plain(cluster_mean(score, bounds=(0.0, 1.0), name=label))
+    texts, orders = _told(t, name)
+    width = int(t.conditions[name]["decode"].get("block_length", 0)) or None
     stops = {r: quorum(b, rule=r, forwards=forwards) for r in ("exact", "likely")}
     return {
         **branches.branches(t, name),
         "metrics": {k: _plain(e) for k, e in metrics(*t.summaries(name)).items()},
+        "trajectory": {k: _plain(e) for k, e in trajectory.metrics(texts, orders, block_length=width).items()},
         "votes": votes,
         "quorum": {
             r: {"saved": q.saved, "approximate": q.approximate, "flip_rate": _plain(q.flip_rate())}
             for r, q in stops.items()
         },
     }
+
+
+def _told(t: Table, name: str) -> tuple[list[list[str]], list[list[list[int]]]]:
+    """Texts of the first seed's branches, and the step that committed each of their tokens."""
+    first = t.by_seed(name)[0]
+    rows = [row[first] for row in t.rows[name]]
+    return [[r.text for r in row] for row in rows], [[json.loads(r.trace)["order"] for r in row] for row in rows]
+
+
+def reranked(t: Table, name: str, task_name: str, spec: str) -> dict[str, Any]:
+    """The branches reranked by a judge: against the vote, one branch and the oracle, paired, and the gap it closes."""
+    from triaxis.estimate.rerank import rerank
+    from triaxis.plans.judge import judge
+    from triaxis.tasks import load_task
+
+    question = {i.id: i.question for i in load_task(task_name).items()}
+    texts, _ = _told(t, name)
+    scores = judge(spec, [question[row[0].item] for row in t.rows[name]], texts)
+    found = rerank(ballots(t, name), scores)
+    closed = None if found.gap_closure is None else _plain(found.gap_closure)
+    return {"judge": spec, "effects": [e.effect() for e in found.estimates], "gap_closure": closed}
 
 
 def temporal_votes(t: Table, name: str, task_name: str) -> dict[str, Any]:

@@ -43,6 +43,11 @@ class Prompt(NamedTuple):
     reply: str = ""
 
     @property
+    def parts(self) -> tuple[str, str, str]:
+        """As `Executor.prompt_ids` takes them: user, reply, system."""
+        return self.user, self.reply, self.system
+
+    @property
     def shown(self) -> str:
         """One text for people."""
         head = f"[system]\n{self.system}\n[user]\n" if self.system else ""

@@ -111,6 +111,8 @@ def executor_card(executor: Executor) -> dict[str, Any]:
         "parameters": executor.parameters,
         "dtype": str(weights.dtype).removeprefix("torch."),
         "device": weights.device.type,
+        "attention": "torch scaled_dot_product_attention",
+        "revision": executor.checkpoint.revision,
         "start": family.start,
         "system": family.system,
         "content": family.content,
@@ -155,9 +157,7 @@ def jobs(arms: Arms, condition: Condition, bank: Bank) -> Iterator[Job]:
             scaffold = scaffolds[branch]
             if scaffold.name not in seen:
                 shown = scaffold.render(item.question, plan.text if plan else None)
-                made = (
-                    () if condition.writer else tuple(arms.executor.prompt_ids(shown.user, shown.reply, shown.system))
-                )
+                made = () if condition.writer else tuple(arms.executor.prompt_ids(*shown.parts))
                 seen[scaffold.name] = shown, made
             shown, ids = seen[scaffold.name]
             spec = {**cards[branch], "item": item.id, "prompt": ids or list(shown), "seed": seed, "branch": branch}
@@ -216,26 +216,32 @@ def _answers(store: Store, arms: Arms, source: str) -> dict[tuple[str, str], Pla
 # ---------------------------------------------------------------- sampling
 
 
+PART = 256  # items whose jobs are laid out at once, so that memory does not grow with the study
+
+
 def sample(store: Store, arms: Arms, progress: Progress) -> None:
     """Make the plans, then every missing row, appending after each batch; conditions that show answers come later."""
     clock, total = _Clock(store), len(arms.items) * sum(map(arms.completions, arms.table))
     done = 0
 
-    def note(rows: int) -> None:
+    def note(rows: int, *, made: bool = True) -> None:
         nonlocal done
         done += rows
-        clock.write()
+        if made:
+            clock.write()
         progress("sampling", done, total)
 
+    present = store.row_ids()
     for table in in_order(arms.table):
         plans = make_plans(store, arms, table, progress)
-        work = [job for condition in table for job in jobs(arms, condition, plans)]
-        check_lengths(arms, work)
-        present = store.row_ids()
-        missing = [job for job in work if job.row.id not in present]
-        note(len(work) - len(missing))
-        _complete(store, arms, [j for j in missing if not j.condition.writer], note)
-        _write(store, arms, [j for j in missing if j.condition.writer], note)
+        check_lengths(arms, table, plans)
+        for start in range(0, len(arms.items), PART):
+            part = replace(arms, items=arms.items[start : start + PART])
+            work = [job for condition in table for job in jobs(part, condition, plans)]
+            missing = [job for job in work if job.row.id not in present]
+            note(len(work) - len(missing), made=False)
+            _complete(store, part, [j for j in missing if not j.condition.writer], note)
+            _write(store, part, [j for j in missing if j.condition.writer], note)
 
 
 class _Clock:
@@ -294,14 +300,21 @@ def _written(row: Row, w: Written) -> Row:
     )
 
 
-def check_lengths(arms: Arms, group: Sequence[Job]) -> None:
-    """UserError that counts the items whose longest prompt is too long; no item is left out in silence."""
+def check_lengths(arms: Arms, table: Sequence[Condition], bank: Bank) -> None:
+    """UserError that counts the items whose longest prompt is too long, before any of the conditions is sampled."""
     context = arms.executor.checkpoint.config.max_sequence_length
-    long = [j for j in group if j.ids and len(j.ids) + j.decode.gen_length > context]
+    long: dict[str, tuple[int, str, int]] = {}  # item -> tokens, condition, canvas
+    for condition in (c for c in table if not c.writer):
+        for branch, item in product(range(len(condition.variants) or 1), arms.items):
+            plan = bank[condition.plan, item.id].text if condition.plan else None
+            shown = _scaffold(condition, branch).render(item.question, plan)
+            length, canvas = len(arms.executor.prompt_ids(*shown.parts)), arms.decode(condition, branch).gen_length
+            if length + canvas > context:
+                long[item.id] = max(long.get(item.id, (0, "", 0)), (length, condition.name, canvas))
     if long:
-        worst = max(long, key=lambda j: len(j.ids))
+        worst, (length, name, canvas) = max(long.items(), key=lambda x: x[1])
         raise UserError(
-            f"{len({j.row.item for j in long})} of {len(arms.items)} items do not fit into the {context} tokens of "
-            f"executor {arms.executor.name!r} with gen_length={worst.decode.gen_length} ({worst.row.item} in condition "
-            f"{worst.row.condition} has {len(worst.ids)}); leave out such items or conditions, or lower gen_length"
+            f"{len(long)} of {len(arms.items)} items do not fit into the {context} tokens of executor "
+            f"{arms.executor.name!r} with gen_length={canvas} ({worst} in condition {name} has {length}); leave "
+            "out such items or conditions, or lower gen_length"
         )

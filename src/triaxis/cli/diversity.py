@@ -24,6 +24,7 @@ def diversity(
         "per_branch"
     ),
     budget: Annotated[int, typer.Option(help="Temperatures that matching may try.")] = 6,
+    judge: Annotated[str, typer.Option(help="A planner spec that says which branches are right, to rerank them.")] = "",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A decoding setting, such as steps=48.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
@@ -37,6 +38,7 @@ def diversity(
     measured = Branching(
         executor=executor, after=after, adapter=adapter, task=task, n=n, k=k, temperatures=_numbers(temperatures),
         seed=seed, decode=_settings(setting or []), device=device, match_by=match, budget=budget,
+        judge=judge,
     )  # fmt: skip
     with Bar() as bar:
         found = measured.run(out, bar)
@@ -59,6 +61,8 @@ def _show(found: dict[str, Any], out: Path) -> None:
     shown = Table("measure, with its 95 % interval", *arms, box=None)
     for label in next(iter(arms.values()))["metrics"]:
         shown.add_row(label, *(_cell(arm["metrics"][label]) for arm in arms.values()))
+    for label in next(iter(arms.values()))["trajectory"]:
+        shown.add_row(label, *(_cell(arm["trajectory"].get(label)) for arm in arms.values()))
     for label in next(iter(arms.values()))["votes"]:
         shown.add_row(label, *(_cell(arm["votes"][label]) for arm in arms.values()))
     for rule in ("exact", "likely"):
@@ -71,6 +75,10 @@ def _show(found: dict[str, Any], out: Path) -> None:
     for side, votes in found["temporal"].items():
         said = ", ".join(f"{weighting} {_cell(e)}" for weighting, e in votes.items())
         console.print(f"temporal vote of one greedy pass, {side}: {said}", highlight=False)
+    for side, by_arm in found.get("rerank", {}).items():
+        for name, r in by_arm.items():
+            said = "; ".join(f"{e['name']} {100 * e['value']:+.1f} points, {e['verdict']}" for e in r["effects"])
+            console.print(f"reranked by {r['judge']}, {side} {name}: {said}", highlight=False)
     for name, change in found.get("changes", {}).items():
         console.print(f"{name}: [bold]{change['verdict']}[/bold] ({change['reason']})", highlight=False)
     if control := found.get("control"):
@@ -79,5 +87,5 @@ def _show(found: dict[str, Any], out: Path) -> None:
     console.print(f"written: {out / 'diversity.json'}", soft_wrap=True, highlight=False)
 
 
-def _cell(e: dict[str, float]) -> str:
-    return f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+def _cell(e: dict[str, float] | None) -> str:
+    return "-" if e is None else f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
