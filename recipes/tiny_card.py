@@ -14,6 +14,7 @@ from typing import Any
 
 from triaxis.estimate.paired import wilson
 from triaxis.store import Store
+from triaxis.study import held_protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("none", "plan-empty", "filler", "gold-plan", "other-plan")
@@ -31,7 +32,7 @@ def row(executor: str, summary: Mapping[str, Any]) -> str:
 
 def planners(folder: Path) -> list[str]:
     """Share of right plans by planner with Wilson's interval, from the plans the run stored."""
-    protocol = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
+    protocol = held_protocol(folder)
     with Store(folder / "rows.sqlite", write=False) as store:
         plans = store.plans().values()
     lines = ["| planner | parameters | plans whose steps are right, % |", "|---|---|---|"]

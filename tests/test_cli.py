@@ -397,7 +397,7 @@ def test_a_full_disk_in_the_middle_of_a_run(tmp_path: Path) -> None:
     import resource
 
     script = Path(sys.executable).with_name("triaxis")
-    command = [str(script), "diagnose", *SMALL[:3], "", "--set", "steps=6", "--n", "40", "--out", str(tmp_path / "out")]
+    command = [str(script), "diagnose", *SMALL, "--n", "120", "--out", str(tmp_path / "out")]
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))  # noqa: E731
     full = subprocess.run(command, capture_output=True, text=True, timeout=600, preexec_fn=limit)
     refused((full.returncode, full.stdout, full.stderr), "could not write", "free space, then run again")

@@ -478,4 +478,6 @@ def regrade(folder: Path, progress: Progress = silent, *, second: bool = True) -
         grade(store, task, task.items(study.n, seed=study.seeds[0]), progress, second=second)
         summary = summarise(store, protocol)
         write_json(folder / "summary.json", summary)
+    if not (folder / "protocol.json").exists():  # rows alone were brought here
+        write_json(folder / "protocol.json", protocol)
     return summary
