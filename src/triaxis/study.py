@@ -253,6 +253,7 @@ class OpenStudy:
     study: Study
     arms: Arms
     items: Sequence[Item]
+    left_out: Mapping[str, str]  # conditions that cannot run, and why
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arms", replace(self.arms, items=self.items))
@@ -277,47 +278,52 @@ def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
     for planner in study.planners:
         check_planner(planner)
     find_folder(study.executor, "executor")
-    table = runnable(study, task)
+    runnable(study, task, "")  # what the user must mend is said before anything is loaded
     progress("loading", 0, 1)
     from triaxis.plans.sources import Maker, planner_table
     from triaxis.sampling.executor import load_executor
     from triaxis.sampling.schedule import ENGINE
 
     executor = load_executor(study.executor, dtype=study.dtype, device=study.device)
+    table, left_out = runnable(study, task, executor.checkpoint.family.system)
     for spec in dict.fromkeys(c.adapter for c in table if c.adapter):
         executor.with_adapters(spec)  # one that does not fit is refused before anything is written
     preset = load_preset(study.preset)
     decode = override(executor.default_decode(), {**preset.decode, **study.decode})
     planners = planner_table(study.planners, executor, study.writing)
     maker = Maker(task, items, executor, planners, study.seeds[0])
-    if not study.conditions:  # what the user names is never left out: it is refused
-        table = tuple(c for c in table if not _unplaceable(c, executor.checkpoint.family.system))
     arms = Arms(table, executor, task, items, maker, study.seeds, decode, ENGINE, preset.writer)
-    opened = OpenStudy(study, arms, items)
+    opened = OpenStudy(study, arms, items, left_out)
     _ = opened.protocol  # loads the planners and checks the settings
     return opened
 
 
-def _unplaceable(c: Condition, system: str) -> bool:
-    """Whether a condition needs a system turn that the executor's family does not have."""
-    return c.scaffold.placement == "system" and not system and not c.writer
+NO_TURN = "the executor's family has no system turn"
+NO_PLAN = "the task has items without a solution to make a gold plan of"
 
 
-def runnable(study: Study, task: Task) -> tuple[Condition, ...]:
-    """The study's conditions; of the default ones, those that the task has plans for.
+def runnable(study: Study, task: Task, system: str) -> tuple[tuple[Condition, ...], dict[str, str]]:
+    """The study's conditions that can run, and why the others cannot, with what hangs on them.
 
     Conditions named by the user are never left out: UserError names those to leave out. Every item of the task
-    counts, not only the n chosen, so that the conditions do not change with n.
+    counts, not only the n chosen, so that the conditions do not change with n. system: the family's system turn.
     """
     from triaxis.plans.read import gold_plan
 
-    table = study.table()
-    without = [c.name for c in table if c.needs_gold]
-    item = next((i for i in task.items() if not gold_plan(i)), None) if without else None
+    table, out = study.table(), dict[str, str]()
+    needy = [c.name for c in table if c.needs_gold]
+    item = next((i for i in task.items() if not gold_plan(i)), None) if needy else None
     if item is not None and study.conditions:
         reason = f"item {item.id} of task {task.name!r} has no solution to make a gold plan of"
-        raise UserError(f"{reason}; add one, or leave out the conditions {', '.join(without)}")
-    return table if item is None else tuple(c for c in table if not c.needs_gold)
+        raise UserError(f"{reason}; add one, or leave out the conditions {', '.join(needy)}")
+    for c in table:
+        if c.needs_gold and item is not None:
+            out[c.name] = NO_PLAN
+        if c.scaffold.placement == "system" and not (system or c.writer or study.conditions):
+            out[c.name] = NO_TURN
+    while more := {c.name: out[n] for c in table for n in (c.against, c.stage) if n in out and c.name not in out}:
+        out |= more
+    return tuple(c for c in table if c.name not in out), out
 
 
 def protocol_card(s: OpenStudy) -> dict[str, Any]:
@@ -345,6 +351,7 @@ def protocol_card(s: OpenStudy) -> dict[str, Any]:
         "protocol_hash": identity(protocol),
         "study_hash": identity(whole),
         **whole,
+        "left_out": dict(s.left_out),
         "spec": s.study.spec(),
         "versions": versions(),
     }
@@ -435,14 +442,11 @@ def _work(rows: Sequence[Row], protocol: Mapping[str, Any]) -> dict[str, int]:
 
 def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
     """What a reader must know of the protocol before reading the numbers."""
-    ran = {c["name"] for c in protocol["conditions"]}
-    missing = [c for c in Study.from_spec(protocol["spec"]).table() if c.name not in ran]
-    no_turn = [c.name for c in missing if _unplaceable(c, protocol["executor"]["system"])]
-    no_plan = [c.name for c in missing if c.name not in no_turn]
-    if no_turn:
-        yield f"left out {', '.join(no_turn)}: the executor's family has no system turn"
-    if no_plan:
-        yield f"left out {', '.join(no_plan)}: the task has items without a solution to make a gold plan of"
+    left_out: dict[str, list[str]] = {}
+    for name, reason in protocol.get("left_out", {}).items():
+        left_out.setdefault(reason, []).append(name)
+    for reason, names in left_out.items():
+        yield f"left out {', '.join(names)}: {reason}"
     if n < protocol["n"]:
         yield (
             f"stopped at {n} of {protocol['n']} items: every main contrast was resolved, or could not be any more; "
