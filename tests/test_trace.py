@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_study import HOSTILE
+from typer.testing import CliRunner
 
 from triaxis import tracing
+from triaxis.cli import app
+from triaxis.cli import trace as _registers  # noqa: F401
 from triaxis.conditions import Prompt, Scaffold
 from triaxis.errors import UserError
+from triaxis.models.adapters import linear_names, save_adapter, target_pattern
+from triaxis.report.trace import trace_page
 from triaxis.sampling.executor import Executor, load_executor
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
@@ -40,6 +47,21 @@ def executor() -> Executor:
 @pytest.fixture(scope="module")
 def trace(executor: Executor) -> Trace:
     return record(executor, Prompt(QUESTION), DECODES["greedy"], label="bare")
+
+
+def adapter_folder(executor: Executor, home: Path) -> str:
+    """An adapter with random matrices on the attention outputs."""
+    g, pairs = torch.Generator().manual_seed(1), {}
+    for name in linear_names(executor.checkpoint.network):
+        if ".blocks." in name and name.endswith("attn_out"):
+            layer = executor.checkpoint.network.get_submodule(name)
+            pairs[name] = (
+                torch.randn(4, layer.in_features, generator=g),
+                torch.randn(layer.out_features, 4, generator=g),
+            )
+    config = {"r": 4, "lora_alpha": 8, "target_modules": target_pattern(list(pairs))}
+    save_adapter(home / "random", pairs, config, {})
+    return str(home / "random")
 
 
 @pytest.mark.parametrize("name", DECODES)
@@ -145,6 +167,14 @@ def test_alarms_against_brute_force(plan: list[tuple[list[float], int]]) -> None
     assert alarms(replace(t, decode={**decode, "temperature": 1.0})).order_ties == ()
 
 
+def test_adapters_of_a_step_are_those_the_schedule_says(executor: Executor, tmp_path: Path) -> None:
+    spec = adapter_folder(executor, tmp_path)
+    decode = Decode(gen_length=32, block_length=8, steps=16)
+    t = record(executor.with_adapters(f"{spec}@last:2"), Prompt(QUESTION), decode)
+    assert [s.number for s in t.steps if s.adapters] == [s.number for s in t.steps if s.block >= 2]
+    assert {tuple(s.adapters.items()) for s in t.steps if s.block >= 2} == {((spec, 1.0),)}
+
+
 def test_a_useless_top_is_refused(executor: Executor) -> None:
     with pytest.raises(UserError, match="--top 0"):
         record(executor, Prompt(QUESTION), DECODES["greedy"], top=0)
@@ -163,3 +193,65 @@ def test_recording_costs_less_than_a_tenth(executor: Executor) -> None:
         kept.append(record(executor, Prompt(QUESTION), decode).seconds)
     assert min(kept) < 1.1 * min(bare), (min(kept), min(bare))
     print(json.dumps({"bare": min(bare), "recorded": min(kept)}))
+
+
+# ---------------------------------------------------------------- the command and the page
+
+
+def command(*argv: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["trace", *argv])
+    if isinstance(done.exception, UserError):
+        return 2, done.output, str(done.exception)
+    return done.exit_code, done.output, ""
+
+
+def test_the_command_writes_files_and_a_page(tmp_path: Path) -> None:
+    argv = ("--question", QUESTION, "--plan", "12 + 7 = 19", "--against", "bare", "--out", str(tmp_path), "--json")
+    code, out, _ = command(*argv, "--set", "gen_length=16", "--set", "steps=16")
+    assert code == 0
+    said = json.loads(out)
+    traces = [read_jsonl(Path(t["file"])) for t in said["traces"]]
+    assert [t.label for t in traces] == ["plan", "bare"]
+    assert "Plan: 12 + 7 = 19" in traces[0].prompt
+    assert traces[1].prompt == QUESTION
+    assert said["divergence"] == divergence(*traces)._asdict()
+    assert (tmp_path / "trace.html").read_text(encoding="utf-8") == trace_page(traces)
+    code, out, _ = command("--question", QUESTION, "--out", str(tmp_path), "--set", "gen_length=16")
+    assert code == 0
+    assert out.startswith("bare: ")
+    assert not (tmp_path / "trace-b.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--scaffold", "plan"), "give its text with --plan"),
+        (("--scaffold", "plan-empy"), "did you mean 'plan-empty'"),
+        (("--against", "bare"), "both sides are the same"),
+        (("--scaffold", "hint", "--against", "hint"), "both sides are the same"),
+        (("--scaffold", "hint", "--against", "base"), "both sides are the same"),
+        (("--set", "step=3"), "did you mean 'steps'"),
+    ],
+)
+def test_unusable_input_is_one_line(argv: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    code, _, err = command("--question", QUESTION, "--out", str(tmp_path), *argv)
+    assert code == 2
+    assert said in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_needs_nothing_else_and_obeys_no_text(trace: Trace) -> None:
+    bad = replace(
+        trace, label=HOSTILE[0], prompt=HOSTILE[1], answer=HOSTILE[3], texts=dict.fromkeys(trace.texts, HOSTILE[0])
+    )
+    page = trace_page([bad, trace])
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "<img" not in page
+    assert page.count("<style>") == 1
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.S)
+    assert data is not None
+    held = json.loads(data[1])["traces"][0]["texts"]
+    assert set(held.values()) == {HOSTILE[0].replace(" ", "·")}
+    with pytest.raises(UserError, match="not 0"):
+        trace_page([])

@@ -230,8 +230,8 @@ def to_jsonl(t: Trace) -> str:
     head = {k: v for k, v in _fields(t).items() if k != "steps"}
     lines: list[Mapping[str, Any]] = [{"schema": SCHEMA, **head}]
     lines += [
-        {"step": s.number, "block": s.block, "adapters": dict(s.adapters), "commits": _rounded(s.commits),
-         "left": _rounded(s.left)}
+        {"step": s.number, "block": s.block, "adapters": dict(s.adapters), "commits": rounded(s.commits),
+         "left": rounded(s.left)}
         for s in t.steps
     ]  # fmt: skip
     return "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
@@ -256,11 +256,13 @@ def _fields(t: Trace) -> dict[str, Any]:
 
 
 def _step(raw: Mapping[str, Any]) -> Step:
-    commits = tuple(Commit(*c[:4], tuple((i, p) for i, p in c[4])) for c in raw["commits"])
+    commits = tuple(Commit(c[0], c[1], c[2], c[3], tuple((i, p) for i, p in c[4])) for c in raw["commits"])
     return Step(raw["step"], raw["block"], raw["adapters"], commits, tuple(Guess(*g) for g in raw["left"]))
 
 
-def _rounded(values: Sequence[Any]) -> list[Any]:
+def rounded(values: Sequence[Any]) -> list[Any]:
+    """Commits or guesses as lists of plain numbers, as they stand in a file."""
+
     def near(x: Any) -> Any:
         if isinstance(x, float):
             return round(x, DIGITS)

@@ -44,12 +44,12 @@ class Card(NamedTuple):
 
 def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
     """The whole page. `flips` is None where no rows are at hand."""
-    templates = _templates()
-    shown = [] if flips is None else _flips(templates, flips)
+    engine = templates()
+    shown = [] if flips is None else _flips(engine, flips)
     script = _read("filter.js")
     study, axes = summary["study"], summary["axes"]
     tests = dict.fromkeys(e["method"] for _, e in sections.every_effect(summary))
-    return templates.get_template("report.html.j2").render(
+    return engine.get_template("report.html.j2").render(
         title=f"{study['executor']} on {study['task']}",
         facts=_facts(study),
         answers=answers(summary),
@@ -116,9 +116,9 @@ def _footer(protocol: Json) -> str:
 # ---------------------------------------------------------------- flips
 
 
-def _flips(templates: Environment, flips: Flips) -> list[Shown]:
+def _flips(engine: Environment, flips: Flips) -> list[Shown]:
     """As many flips as fit, taken evenly from the comparisons."""
-    flip_html = templates.get_template("_parts.html.j2").module.flip  # type: ignore[attr-defined]
+    flip_html = engine.get_template("_parts.html.j2").module.flip  # type: ignore[attr-defined]
     shown = [Shown(pair, []) for pair in flips.pairs]
     room = FLIP_BYTES
     for place, flip in flips:
@@ -189,7 +189,8 @@ def _value(value: object) -> str:
 
 
 @lru_cache(maxsize=1)
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The template engine: everything is escaped, and characters that act on text are shown."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

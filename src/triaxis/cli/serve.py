@@ -1,0 +1,1 @@
+"""The command that shows several studies in a browser: serve."""
