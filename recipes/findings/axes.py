@@ -107,9 +107,28 @@ def trust(s: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def pipelines(s: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    axis = s["axes"]["diversity"]
+    several = {e["condition"] for e in s["axes"]["pipelines"]["effects"] if "sc[" in e["condition"]}
     for c in s["conditions"]:
         if not c["name"].startswith(("filler", "c4-")):
-            yield c["name"], percent(c)
+            one = c["name"] in several or c["name"] == axis["condition"]
+            yield f"{c['name']}, one branch" if one else c["name"], percent(c)
+    low, high = axis["vote_interval"]
+    yield f"{axis['condition']}, vote of 5", percent({"accuracy": axis["vote"], "low": low, "high": high})
+    for e in s["axes"]["pipelines"]["effects"]:
+        yield f"{e['condition']} minus {e['against']}, points", points(e["effect"])
+    for m in s["axes"]["pipelines"]["matched"]:
+        if m["matched"] == "tokens":
+            yield (
+                f"{m['condition']} minus {m['against']} at equal tokens ({m['branches']}), points",
+                points(m["effect"]),
+            )
+
+
+def front(s: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for p in s["axes"]["diversity"]["pareto"]:
+        mark = "" if p["dominated_by"] else " *"
+        yield p["name"], f"{100 * p['accuracy']:.1f} at {p['tokens'] / 1000:.1f} k{mark}"
 
 
 def diversity(s: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -143,8 +162,12 @@ TABLES = {
     "trust": ("axis 2: effect in points [95 %]", trust),
     "original": ("conditions of the original study, % right [95 %]", pipelines),
     "diversity": ("axis 3: one branch / vote [95 %] (tie bounds) / oracle, %", diversity),
+    "pareto": ("% right at thousands of forward tokens an item; * not dominated", front),
     "sixteen": ("axis 3: pass@k, maj@k, %", curves),
 }
+
+
+SOURCE = {"pareto": "diversity"}  # tables made of another study's rows
 
 
 def write(out: Path) -> None:
@@ -152,7 +175,7 @@ def write(out: Path) -> None:
     path = ROOT / "docs" / "findings.md"
     text = path.read_text(encoding="utf-8")
     for name, (title, cell) in TABLES.items():
-        folders = {e: out / f"{name}-{e}" for e in EXECUTORS}
+        folders = {e: out / f"{SOURCE.get(name, name)}-{e}" for e in EXECUTORS}
         summaries = {e: _summary(f) for e, f in folders.items() if (f / "rows.sqlite").is_file()}
         if not summaries:
             continue
