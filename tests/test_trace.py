@@ -216,7 +216,7 @@ def test_the_command_writes_files_and_a_page(tmp_path: Path) -> None:
     assert traces[1].prompt == QUESTION
     assert said["divergence"] == divergence(*traces)._asdict()
     assert (tmp_path / "trace.html").read_text(encoding="utf-8") == trace_page(traces)
-    code, out, _ = command("--question", QUESTION, "--out", str(tmp_path), "--set", "gen_length=16")
+    code, out, _ = command("--question", QUESTION, "--out", str(tmp_path), "--set", "steps=48")
     assert code == 0
     assert out.startswith("bare: ")
     assert not (tmp_path / "trace-b.jsonl").exists()
