@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from test_sampling import EOS, FAST, MASK, decode_of
 from torch import Tensor
 
 from triaxis.errors import UserError, override
+from triaxis.models.parts import Layer
 from triaxis.sampling.denoise import choose, commit_sure
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.schedule import Decode
@@ -150,7 +155,100 @@ def test_graphed_steps_are_the_plain_ones(
     sizes = {size for size, *_ in made[0].made}
     assert 7 not in sizes
     assert 8 in sizes, "seven rows run as eight"
-    assert {width for _, width, _ in made[0].made} >= {27, -56, 32}, "ragged ones with a mask"
+    assert {width for _, width, *_ in made[0].made} >= {27, -56, 32}, "ragged ones with a mask"
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_adapters_that_switch_are_graphed(
+    tiny: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: str
+) -> None:
+    """Which adapters are on is written into a tensor before each replay; rows of a batch may differ."""
+    from triaxis.models.adapters import linear_names, save_adapter
+    from triaxis.sampling import denoise as module
+    from triaxis.sampling.graphs import Graphs, switch_of
+
+    g, network = torch.Generator().manual_seed(1), tiny.checkpoint.network
+    for name, only in (("first", "ff_"), ("second", "q_proj")):
+        pairs = {}
+        for module_name in (n for n in linear_names(network) if ".blocks." in n and only in n):
+            up, down = network.get_submodule(module_name).weight.shape  # type: ignore[misc, union-attr]
+            pairs[module_name] = (torch.randn(2, down, generator=g) * 0.1, torch.randn(up, 2, generator=g))
+        save_adapter(tmp_path / name, pairs, {"r": 2, "lora_alpha": 2, "target_modules": list(pairs)}, {})
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    specs = [f"{first}@last:2", "", f"{second}@all*0.5", f"{first}@masked:0.5-1+{second}@first:1"]
+    executor = tiny.with_adapters("", *specs[2:], specs[0])
+    d = override(tiny.default_decode(), {"cache": cache})
+    prompts = [executor.prompt_ids(text) for text in ("2+3", "What is 7 less 4?", "Tom has 3.", "9")]
+    plain = executor.denoise(prompts, [0] * 4, d, specs) + executor.denoise(prompts, [0] * 4, d, [specs[0]] * 4)
+    made: list[Graphs] = []
+
+    def graphs(network: Any, device: object, job: Any) -> Graphs:
+        if not made:
+            made.append(Graphs(network, d, job.whole_step, lambda run, _: run, switch_of(network)))
+        return made[0]
+
+    monkeypatch.setattr(module, "_graphs", graphs)
+    found = executor.denoise(prompts, [0] * 4, d, specs) + executor.denoise(prompts, [0] * 4, d, [specs[0]] * 4)
+    assert [r.ids for r in found] == [r.ids for r in plain]
+    base = tiny.denoise(prompts, [0] * 4, d)
+    assert [r.ids for r in base] != [r.ids for r in plain[:4]], "the adapters do something"
+    assert {on for *_, on in made[0].made} == {True, False}, "a pass with all adapters off has a graph without them"
+
+
+def test_each_kind_of_pass_has_a_compiled_function_of_its_own(
+    parity: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions of one function would meet torch's limit: those of another kind count for themselves."""
+    from triaxis.sampling import graphs
+
+    compiled: list[Any] = []
+    monkeypatch.setattr(graphs, "_LAYERS", {})
+    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (lambda f: compiled.append(f) or f,))
+    network = parity.checkpoint.network
+    monkeypatch.setattr(network, "run_layer", graphs.Layers(None))
+    prompts = [[5, 6, 7], [1] * 9]
+    for changes in ({}, {"cache": "dual"}, {"cache": "prefix"}):
+        d = override(Decode(gen_length=24, block_length=8, steps=9), changes)
+        found = parity.generate_ids(prompts, d)
+        monkeypatch.setattr(network, "run_layer", Layer.__call__)
+        assert found == parity.generate_ids(prompts, d)
+        monkeypatch.setattr(network, "run_layer", graphs.Layers(None))
+    assert len(compiled) == len(graphs._LAYERS) == 6  # last or not; no cache, a whole pass, a part: all with a mask
+    assert len({f.__code__ for f in compiled}) == 6
+
+
+def test_the_cause_of_a_compilers_failure_is_shown() -> None:
+    from triaxis.sampling.graphs import cause_of
+
+    text = "SubprocException: An exception occurred in a subprocess:\n\nName=triton_red\nTraceback:\n  File x\n"
+    text += "triton.compiler.errors.CompilationError: at 3:4: unsupported shift\n\nSet TORCHDYNAMO_VERBOSE=1 for more"
+    assert cause_of(RuntimeError(text)).endswith("(triton.compiler.errors.CompilationError: at 3:4: unsupported shift)")
+    assert cause_of(RuntimeError("no compiler\nhere")) == "RuntimeError (no compiler here)"
+
+
+@pytest.mark.slow
+def test_the_kernel_by_hand_is_the_plain_choice() -> None:
+    """Triton's interpreter runs it on a CPU, in a process of its own: kernels are made for one or the other."""
+    program = """
+import torch
+from triaxis.sampling import kernels
+from triaxis.sampling.graphs import picked
+generator = torch.Generator().manual_seed(0)
+keys, places = torch.tensor([3, 2**62 + 5]), torch.arange(2).expand(2, 2) - 1
+kernels.PROGRAMS = 8
+for width, heat in ((50, 0.0), (1024, 1.3), (2500, 0.7)):
+    logits = (torch.randn(2, 2, width, generator=generator) * 4).round(decimals=1 if heat else 0)
+    step = torch.tensor([[0], [7]])
+    ids, chance = kernels.pick(logits, keys, step, places, heat)
+    wanted, likely = picked(logits, keys, step, places, heat)
+    assert torch.equal(ids, wanted), (width, heat)
+    torch.testing.assert_close(chance, likely)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-800:]
 
 
 def test_what_cannot_be_graphed_is_not() -> None:
@@ -168,7 +266,7 @@ def test_what_cannot_be_graphed_is_not() -> None:
     assert graphs_of(network, Decode(temperature=0.5), 18, body) is not first
     for changes in ({"threshold": 0.9}, {"cfg_scale": 1.0}, {"cache": "prefix"}):
         assert graphs_of(network, override(Decode(), changes), 18, body) is None
-    network.waits = True
+    network.synchronises = True
     assert graphs_of(network, Decode(), 18, body) is None
 
 

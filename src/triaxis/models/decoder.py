@@ -293,7 +293,7 @@ class DecoderNetwork(Decoder):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config.shape)
         self.config = config
-        self.waits = config.experts > 0  # the host asks how many tokens each expert has
+        self.synchronises = config.experts > 0  # the host asks how many tokens each expert has
         layer = _LAYERS[config.tree]
         self.model = nn.ModuleDict(
             {

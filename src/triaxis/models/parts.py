@@ -128,12 +128,20 @@ class Memory:
 
 
 def _remember(kept: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], places_BQ: Tensor | None) -> None:
-    """Write new keys and values at `places_BQ`, or all of them."""
+    """Write new keys and values at `places_BQ`, or all of them.
+
+    By index_put_, not scatter_: Inductor writes the former in place, and copies the whole memory for the latter.
+    """
+    where: tuple[Tensor, ...] = ()
+    if places_BQ is not None:
+        rows = torch.arange(len(places_BQ), device=places_BQ.device)[:, None, None]
+        heads = torch.arange(new[0].shape[1], device=places_BQ.device)[None, :, None]
+        where = (rows, heads, places_BQ[:, None, :])
     for stored, made in zip(kept, new, strict=True):
         if places_BQ is None:
             stored.copy_(made)
         else:
-            stored.scatter_(2, places_BQ[:, None, :, None].expand_as(made), made)
+            stored.index_put_(where, made)
 
 
 class Canvas(NamedTuple):
@@ -291,7 +299,8 @@ class Decoder(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.waits = False  # whether a pass makes the host wait for the device: then it cannot be a CUDA graph
+        self.synchronises = False  # whether a pass makes the host wait for the device: then it cannot be a CUDA graph
+        self.waits = False  # set where adapters are mounted beside the layers
         self.run_layer: RunLayer = Layer.__call__  # replaced where a compiled one pays
         self._rope: tuple[Tensor, Tensor] | None = None
         self._outgrown: list[tuple[Tensor, Tensor]] = []

@@ -220,8 +220,10 @@ def _graphs(network: Decoder, device: torch.device, job: _Job) -> Graphs | None:
     if device.type != "cuda":
         return None
     compile_layers(network)
-    switching = job.before is not None or job.watch
-    return None if switching else graphs_of(network, job.d, job.mask_id, job.whole_step)
+    graphs = None if job.watch else graphs_of(network, job.d, job.mask_id, job.whole_step)
+    if graphs is not None and graphs.switch is None and job.before is not None:
+        return None  # whatever is done before a pass, a graph would not see it
+    return graphs
 
 
 @dataclass(slots=True)
@@ -268,12 +270,7 @@ class _Job:
     def step(self, rows: _Rows, span_BK: Tensor, at: Tensor | None, now: tuple[int, int, int]) -> None:
         """One forward pass: commit tokens of the block and note when and how likely they were. Changes `rows`."""
         d, (block, step, count) = self.d, now
-        if self.before is not None:
-            masks = (rows.canvas == self.mask_id) & (rows.order < 0)
-            place = torch.arange(masks.shape[1], device=masks.device)[None]
-            masks &= (place >= rows.prompt[:, None]) & (place < (rows.prompt + d.gen_length)[:, None])
-            share = masks.sum(1) / d.gen_length
-            self.before(Moment(min(block, d.blocks - 1), d.blocks, step, d.steps // d.blocks, rows.where, share))
+        self.announce(rows, block, step)
         select = wanted = self.hidden_of(rows, span_BK) if step else span_BK
         if self.watch:
             reach = d.gen_length + (d.block_length if self.aligned else 0)
@@ -294,10 +291,22 @@ class _Job:
             for where, ids in zip(rows.where.tolist(), seen.tolist(), strict=True):
                 self.paths.setdefault(where, []).append(ids)
 
+    def announce(self, rows: _Rows, block: int, step: int) -> None:
+        """Tell `before` where the batch stands."""
+        if self.before is None:
+            return
+        d = self.d
+        masks = (rows.canvas == self.mask_id) & (rows.order < 0)
+        place = torch.arange(masks.shape[1], device=masks.device)[None]
+        masks &= (place >= rows.prompt[:, None]) & (place < (rows.prompt + d.gen_length)[:, None])
+        share = masks.sum(1) / d.gen_length
+        self.before(Moment(min(block, d.blocks - 1), d.blocks, step, d.steps // d.blocks, rows.where, share))
+
     def graphed_step(self, rows: _Rows, span_BK: Tensor, now: tuple[int, int, int]) -> bool:
         """A step as a CUDA graph; False where that failed, and the step is still to do."""
-        _, step, count = now
+        block, step, count = now
         assert self.graphs is not None
+        self.announce(rows, block, step)
         full = step == 0 or (self.d.refresh > 0 and step % self.d.refresh == 0)
         try:
             self.graphs.step(rows, span_BK, count, full and self.d.cache != "none")

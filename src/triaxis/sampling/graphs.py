@@ -6,27 +6,32 @@ widths to multiples of 8, so that a study needs a handful. A row's tokens do not
 are masked, filled rows are thrown away. Layers and the choice of tokens are compiled (Inductor); where that fails, the
 same code runs uncompiled, and a warning says so.
 
-What is graphed: a fixed schedule, bidirectional networks, no guidance, no adapter that switches. Everything else runs
-step by step through the same functions.
+What is graphed: a fixed schedule, bidirectional networks, no guidance. Adapters that switch are graphed too: which are
+on is a tensor, one factor a row and adapter, written before each replay; a pass with all off has a graph without
+them. Everything else runs step by step through the same functions.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from triaxis.models.parts import Decoder, Layer, Memory
+from triaxis.models.adapters import LoraLinear, Switch
+from triaxis.models.parts import Canvas, Decoder, Layer, Memory
 from triaxis.sampling.noise import with_noise
 from triaxis.sampling.schedule import Decode
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256)
-VERSIONS = 64  # of the compiled layer
+VERSIONS = 64  # of one compiled function
 WIDTH = 8  # widths of ragged canvases are multiples of this
 _STATE = ("canvas", "prompt", "start", "end", "keys", "forwards", "tokens", "order", "chances")
 
@@ -38,6 +43,7 @@ class Graphed:
     rows: Any  # a _Rows of denoise.py whose tensors the graph works on
     span: Tensor  # (B, K) positions of the block
     count: Tensor  # (1,) tokens to commit
+    gates: Tensor | None = None  # (B, A) factors of the adapters; None: a step without
     replay: Callable[[], None] | None = None
 
 
@@ -52,21 +58,26 @@ class Graphs:
     d: Decode
     body: Body  # a whole step on tensors, in place
     record: Callable[[Callable[[], None], Graphs], Callable[[], None]]  # makes something to replay of something to run
-    made: dict[tuple[int, int, str], Graphed] = field(default_factory=dict)
+    switch: Switch | None = None  # of the adapters mounted on the network
+    made: dict[tuple[int, int, str, bool], Graphed] = field(default_factory=dict)
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
     pool: Any = None
 
     def step(self, rows: Any, span_BK: Tensor, count: int, full: bool) -> None:
-        """One pass over all rows, in place. full: compute the whole canvas; else what the cache does not hold."""
+        """One pass over all rows, in place, with the adapters as the switch says.
+
+        full: compute the whole canvas; else what the cache does not hold.
+        """
+        gates = None if self.switch is None else gates_of(self.switch, len(rows.where), span_BK.device)
         size = next((s for s in SIZES if s >= len(rows.where)), len(rows.where))
         width = rows.canvas.shape[1]  # rows of one length: no mask, and nothing to fill up
         if rows.valid is not None:
             width = -(-(-width // WIDTH) * WIDTH)  # minus: with a mask
-        key = (size, width, "full" if full else self.d.cache)
+        key = (size, width, "full" if full else self.d.cache, gates is not None)
         graphed = self.made.get(key)
         if graphed is None:
-            graphed = self.made[key] = self._capture(rows, span_BK, key)
-        _load(graphed, rows, span_BK, count)
+            graphed = self.made[key] = self._capture(rows, span_BK, key, gates)
+        _load(graphed, rows, span_BK, count, gates)
         assert graphed.replay is not None
         graphed.replay()
         n, length = rows.canvas.shape
@@ -74,15 +85,18 @@ class Graphs:
             value = getattr(graphed.rows, name)
             getattr(rows, name).copy_(value[:n, :length] if value.dim() == 2 else value[:n])
 
-    def _capture(self, rows: Any, span_BK: Tensor, key: tuple[int, int, str]) -> Graphed:
-        size, width, kind = key
+    def _capture(self, rows: Any, span_BK: Tensor, key: tuple[int, int, str, bool], gates_BA: Tensor | None) -> Graphed:
+        size, width, kind, _ = key
         graphed = _static(rows, span_BK, size, abs(width), masked=width < 0)
-        _load(graphed, rows, span_BK, 1)
+        if gates_BA is not None:
+            graphed.gates = torch.zeros((size, gates_BA.shape[1]), device=gates_BA.device)
+        _load(graphed, rows, span_BK, 1, gates_BA)
         memory = self._memory(graphed.rows.canvas) if self.d.cache != "none" else None
 
         def run() -> None:
             places = None if kind in ("full", "none") else self._places(graphed)
-            self.body(graphed.rows, graphed.span, graphed.count, memory, places)
+            with _gated(self.switch, graphed.gates):
+                self.body(graphed.rows, graphed.span, graphed.count, memory, places)
 
         graphed.replay = self.record(run, self)
         return graphed
@@ -99,6 +113,33 @@ class Graphs:
         if not back:
             return graphed.span
         return torch.cat((graphed.span[:, :1] - back, graphed.span), dim=1)
+
+
+@contextmanager
+def _gated(switch: Switch | None, gates_BA: Tensor | None) -> Iterator[None]:
+    """The adapters read their factors from `gates_BA`; None: they are off."""
+    if switch is None:
+        yield
+        return
+    before = switch.gate, switch.rows
+    switch.gate, switch.rows = None, gates_BA
+    try:
+        yield
+    finally:
+        switch.gate, switch.rows = before
+
+
+def gates_of(switch: Switch, rows: int, device: torch.device) -> Tensor | None:
+    """What a switch says, as one factor a row and adapter, (B, A) float32; None where all are off."""
+    if switch.gate is not None:
+        return torch.tensor([switch.gate], device=device).expand(rows, -1)
+    return switch.rows
+
+
+def switch_of(network: Decoder) -> Switch | None:
+    """The switch of the adapters mounted on a network; None where there are none."""
+    found = (m.switch for m in network.modules() if isinstance(m, LoraLinear))
+    return next(found, None)
 
 
 def cuda_graph(run: Callable[[], None], graphs: Graphs) -> Callable[[], None]:
@@ -133,8 +174,11 @@ def _static(rows: Any, span_BK: Tensor, size: int, width: int, masked: bool) -> 
     return Graphed(made, span, torch.ones(1, dtype=torch.long, device=device))
 
 
-def _load(graphed: Graphed, rows: Any, span_BK: Tensor, count: int) -> None:
+def _load(graphed: Graphed, rows: Any, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
     """Copy the rows in; what fills the size up is the first row again."""
+    if graphed.gates is not None and gates_BA is not None:
+        graphed.gates[: len(gates_BA)].copy_(gates_BA)
+        graphed.gates[len(gates_BA) :].copy_(gates_BA[:1].expand_as(graphed.gates[len(gates_BA) :]))
     n, length = rows.canvas.shape
     for name in _STATE:
         mine, given = getattr(graphed.rows, name), getattr(rows, name)
@@ -157,24 +201,23 @@ _KNOWN: WeakKeyDictionary[Decoder, dict[object, Graphs | None]] = WeakKeyDiction
 
 def graphs_of(network: Decoder, d: Decode, mask_id: int, body: Body) -> Graphs | None:
     """The graphs of a network and protocol, kept while the network lives; None where steps cannot be graphed."""
-    if network.waits or network.shape.attend_block or d.by_confidence or d.cfg_scale > 0 or d.cache == "prefix":
+    if network.synchronises or network.shape.attend_block or d.by_confidence or d.cfg_scale > 0 or d.cache == "prefix":
         return None
     known = _KNOWN.setdefault(network, {})
     where = next(network.parameters()).data_ptr()  # moved weights need new graphs
     key = (d.temperature, d.remasking, d.cache, d.block_length, d.gen_length, mask_id, where)  # not the steps
     if key not in known:
-        known[key] = Graphs(network, d, body, cuda_graph)
+        known[key] = Graphs(network, d, body, cuda_graph, switch_of(network))
     return known[key]
 
 
 def give_up(network: Decoder, error: Exception) -> None:
     """After a failed capture: this network's steps run one kernel after the other."""
-    reason = " ".join(str(error).split())[:120]
-    warnings.warn(f"CUDA graphs are off: {type(error).__name__} ({reason})", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"CUDA graphs are off: {cause_of(error)}", RuntimeWarning, stacklevel=2)
     known = _KNOWN.setdefault(network, {})
     for key in known:
         known[key] = None
-    network.waits = True
+    network.synchronises = True
 
 
 # ---------------------------------------------------------------- compiled parts
@@ -194,44 +237,94 @@ def picked(logits_BKV: Tensor, keys_B: Tensor, step: Tensor, places_BK: Tensor, 
     return ids, sure_of(logits_BKV, ids)
 
 
-class Compiled:
-    """A function compiled when first called; uncompiled, with one warning, where the compiler fails."""
+_RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failure)\b.*")
+_FAILURES = (RuntimeError, ImportError, OSError, AttributeError, TypeError, ValueError)
 
-    def __init__(self, plain: Callable[..., Any], what: str) -> None:
-        self.plain, self.what = plain, what
+
+def cause_of(error: Exception, most: int = 240) -> str:
+    """One line: the error's class and the last cause in its text, which may be the output of a compiling process."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if _RAISED.match(line)]
+    reason = named[-1] if len(lines) > 1 and named else " ".join(lines)
+    return f"{type(error).__name__} ({' '.join(reason.split())[:most]})"
+
+
+class Compiled:
+    """A function compiled when first called; uncompiled, with one warning, where the compiler fails.
+
+    make: what compiles it; by default Inductor, where a second shape makes the sizes symbolic, and no more versions.
+    """
+
+    def __init__(
+        self, plain: Callable[..., Any], what: str, make: Callable[[Any], Callable[..., Any]] = torch.compile
+    ) -> None:
+        self.plain, self.what, self.make = plain, what, make
         self.fast: Callable[..., Any] | None = None
         self.failed = False
 
     def __call__(self, *args: Any) -> Any:
         if self.failed:
             return self.plain(*args)
-        if self.fast is None:
-            self.fast = torch.compile(self.plain)  # a second shape makes the sizes symbolic, and no more versions
         try:
+            if self.fast is None:
+                self.fast = self.make(self.plain)
             return self.fast(*args)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ImportError, OSError) as e:  # what the compiler raises; the same function runs without it
+        except Exception as e:  # of a compiler, whose classes are many; the same function runs without it
+            if not isinstance(e, _FAILURES) and type(e).__module__.partition(".")[0] not in ("triton", "torch"):
+                raise
             self.failed = True
-            reason = " ".join(str(e).split())[:120]
-            warnings.warn(f"{self.what} run uncompiled: {type(e).__name__} ({reason})", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{self.what} run uncompiled: {cause_of(e)}", RuntimeWarning, stacklevel=2)
             return self.plain(*args)
 
 
-pick = Compiled(picked, "noise and confidence")
+def _by_hand(_: object) -> Callable[..., Any]:
+    from triaxis.sampling import kernels  # Triton: not everywhere
+
+    return kernels.pick
+
+
+# The kernel written by hand, then Inductor (which fails on int64 noise with some versions), then plain.
+pick = Compiled(Compiled(picked, "noise and confidence"), "noise and confidence by the kernel", _by_hand)
 
 
 def compile_layers(network: Decoder) -> None:
-    """Run the network's layers through one compiled function, of which all layers and networks share the versions.
-
-    Full, last and cached passes, each with fixed and with symbolic sizes, are more versions than torch allows by
-    default; the limit is raised for the process.
-    """
-    if network.run_layer is Layer.__call__ and not network.waits:
+    """Run the network's layers through compiled functions, of which all layers and networks share the versions."""
+    if network.run_layer is Layer.__call__ and not network.synchronises:
         from torch import _dynamo
 
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, VERSIONS)
-        network.run_layer = Compiled(_layer, "the layers")
+        network.run_layer = Layers(switch_of(network))
+
+
+_LAYERS: dict[tuple[bool, ...], Compiled] = {}
+
+
+class Layers:
+    """Layers through one compiled function for each kind of pass.
+
+    Kinds: with or without a selection (the last layer), kept keys and values, a mask, places, adapters that are on. To
+    one function they would be versions beyond torch's limit, after which it silently runs layers uncompiled (seen on
+    an H100: "expected type of 'select' to be a tensor, found NoneType"). torch keeps versions by code object, so each
+    kind has its own.
+    """
+
+    def __init__(self, switch: Switch | None) -> None:
+        self.switch = switch
+
+    def __call__(self, layer: Layer, x: Tensor, canvas: Canvas, select: Tensor | None, kept: Any) -> Tensor:
+        switch = self.switch
+        if switch is not None and switch.gate is not None:  # factors as numbers: a version for each
+            return _layer(layer, x, canvas, select, kept)
+        given = (select, kept, canvas.mask, canvas.places_BQ, None if switch is None else switch.rows)
+        kind = (switch is not None, *(g is not None for g in given))
+        if kind not in _LAYERS:
+            name = "layer_" + "".join(str(int(k)) for k in kind)
+            code = _layer.__code__.replace(co_name=name)
+            _LAYERS[kind] = Compiled(FunctionType(code, globals(), name), "the layers")
+        out: Tensor = _LAYERS[kind](layer, x, canvas, select, kept)
+        return out
 
 
 def _layer(layer: Any, x: Tensor, canvas: Any, select: Tensor | None, kept: Any) -> Tensor:
