@@ -97,7 +97,14 @@ def test_the_commands_and_flags_are_frozen() -> None:
         "json_": ["--json"],
     }
     assert flags("grade") == {"folder": ["folder"], "second": ["--second", "--no-second"], "json_": ["--json"]}
-    assert flags("report") == {"folder": ["folder"], "markdown": ["--markdown"], "json_": ["--json"]}
+    assert flags("report") == {
+        "folder": ["folder"],
+        "markdown": ["--markdown"],
+        "latex": ["--latex"],
+        "csv": ["--csv"],
+        "figures": ["--figures"],
+        "json_": ["--json"],
+    }
 
 
 def test_help(run: Run) -> None:

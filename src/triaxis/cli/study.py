@@ -125,9 +125,18 @@ def diagnose(
     rows_only: Annotated[
         bool, typer.Option("--rows-only", help="Make plans and rows only; triaxis grade makes the rest, anywhere.")
     ] = False,
+    speed: Annotated[
+        str, typer.Option(help="exact, balanced or fast: the last two as triaxis tune found for this task.")
+    ] = "exact",
+    price_per_hour: Annotated[float | None, typer.Option(help="Dollars an hour of this machine costs.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Predict time, memory and dollars from a few items; keep nothing.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Run the three-axis diagnosis and write rows, summary and report. Re-running goes on where it stopped."""
+    from triaxis.cli.scale import forecast, priced
+    from triaxis.cli.tune import speed_settings
     from triaxis.conditions import load_preset
     from triaxis.report.study import Study
     from triaxis.study import TINY_PLANNERS
@@ -135,27 +144,32 @@ def diagnose(
     typed = _given(context)
     asked: dict[str, Any] = {
         "executor": executor, "planners": TINY_PLANNERS if planners is None else _names(planners), "task": task, "n": n,
-        "seeds": _seeds(seed), "conditions": _names(conditions), "decode": _settings(setting or []),
+        "seeds": _seeds(seed), "conditions": _names(conditions),
+        "decode": {**speed_settings(speed, executor, task), **_settings(setting or [])},
         "writing": _settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter,
         "preset": preset, "stop_when": stop_when,
     }  # fmt: skip
     study = Study.from_spec({**asked, **{k: v for k, v in load_preset(preset).study.items() if k not in typed}})
     if resume:
         study = _resumed(study, out, typed)
+    if dry_run:
+        found = forecast(study, price_per_hour)
+        print_json(found.plain()) if json_ else sys.stdout.write(found.lines())
+        return
     folder = out or default_folder(study)
     with Bar() as bar:
         made = study.sample(folder, bar) if rows_only else study.run(folder, bar, prereg=prereg)
     if isinstance(made, int):
         print_json({"rows": made}) if json_ else sys.stdout.write(f"{made} rows: triaxis grade {folder}\n")
     else:
-        show(made, folder, json_)
+        show(made if price_per_hour is None else priced(folder, price_per_hour), folder, json_)
 
 
 def _given(context: typer.Context) -> dict[str, str]:
     """The settings typed on the command line: field of Study -> flag."""
-    fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing"}
+    fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing", "speed": "decode"}
     typed = [p for p in context.command.params if _was_typed(context, str(p.name))]
-    beside = ("out", "resume", "json_", "prereg", "rows_only")
+    beside = ("out", "resume", "json_", "prereg", "rows_only", "price_per_hour", "dry_run")
     return {fields.get(str(p.name), str(p.name)): p.opts[0] for p in typed if p.name not in beside}
 
 
@@ -211,23 +225,35 @@ def show(summary: dict[str, Any], folder: Path, json_: bool) -> None:
 def report(
     folder: Folder,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the tables as LaTeX (booktabs).")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Write conditions.csv and effects.csv into FOLDER/tables.")
+    ] = False,
+    figures: Annotated[
+        str | None, typer.Option(help="pdf or svg: write every figure as a file into FOLDER/figures.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Re-make a study's report from its files; needs no model."""
     from triaxis.report import render
+    from triaxis.report.export import latex as tex
+    from triaxis.report.export import write_csv, write_figures
+    from triaxis.report.load import load
+    from triaxis.report.markdown import markdown as tables
 
+    if markdown + latex + json_ > 1:
+        raise UserError("--markdown, --latex and --json each take stdout; give one of them")
     path = render(folder)
-    if markdown:
-        from triaxis.report.load import load
-        from triaxis.report.markdown import markdown as tables
-
-        summary, _, store = load(folder)
-        with store:
-            sys.stdout.write(tables(summary))
-    elif json_:
-        print_json({"report": str(path)})
+    summary, _, store = load(folder)
+    with store:
+        files = write_csv(summary, folder / "tables") if csv else []
+        files += write_figures(summary, folder / "figures", figures) if figures is not None else []
+    if json_:
+        print_json({"report": str(path), **({"files": [str(f) for f in files]} if files else {})})
+    elif markdown or latex:
+        sys.stdout.write(tables(summary) if markdown else tex(summary))
     else:
-        sys.stdout.write(f"report: {path}\n")
+        sys.stdout.write("".join(f"{f}\n" for f in files) + f"report: {path}\n")
 
 
 @app.command()

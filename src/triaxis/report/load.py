@@ -101,10 +101,15 @@ def no_collection() -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text by replacing the file in one move."""
+    write_bytes(path, text.encode(errors="replace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file in one move."""
     scratch = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(text.encode(errors="replace"))
+        scratch.write_bytes(content)
         scratch.replace(path)
     except OSError as e:
         raise UserError(f"{path}: cannot write ({e.strerror})") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from triaxis.report import words
 from triaxis.report.sections import every_effect, failures
@@ -13,11 +13,20 @@ from triaxis.report.words import points, span
 Json = Mapping[str, Any]
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
-    """Pipe tables: accuracy by condition, every effect that was measured, failures of format where there are any.
+class Table(NamedTuple):
+    """A table as words: a caption, heads, rows, and which columns hold words rather than numbers."""
 
-    A line with the protocol's hash comes last: numbers of two protocols are not to be read beside one another.
-    """
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def is_words(self) -> list[bool]:
+        return [head in ("axis", "effect", "condition", "verdict") for head in self.heads]
+
+
+def tables(summary: Json) -> list[Table]:
+    """Accuracy by condition, every effect that was measured, failures of format where there are any."""
     heads: Sequence[str] = (
         "condition",
         "right, %",
@@ -27,14 +36,21 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "truncated, %",
         "forwards",
     )
-    tables = [_table(heads, [_condition(c) for c in summary["conditions"]])]
+    found = [Table("Accuracy by condition.", heads, [_condition(c) for c in summary["conditions"]])]
     heads = ("axis", "effect", "points", f"{words.LEVEL} interval", "n", "gain", "loss", "p (Holm)", "MDE80", "verdict")
-    tables.append(_table(heads, [[axis, *_effect(e)] for axis, e in every_effect(summary)]))
+    effects = [[axis, *_effect(e)] for axis, e in every_effect(summary)]
+    found.append(Table("Paired effects in percentage points.", heads, effects))
     # rates in %, and how many of the lost items have one of these failures
-    if (found := failures(summary["conditions"])) is not None:
-        grid = found["table"]
-        tables.append(_table([text for text, _ in grid.heads], grid.rows))
-    return "\n\n".join([*tables, f"Protocol {_cell(summary['study']['protocol_hash'])}."]) + "\n"
+    if (failed := failures(summary["conditions"])) is not None:
+        grid = failed["table"]
+        found.append(Table("Failures of format.", [text for text, _ in grid.heads], grid.rows))
+    return found
+
+
+def markdown(summary: Json) -> str:
+    """Pipe tables, and the protocol's hash: numbers of two protocols are not to be read beside one another."""
+    made = [_table(t) for t in tables(summary)]
+    return "\n\n".join([*made, f"Protocol {_cell(summary['study']['protocol_hash'])}."]) + "\n"
 
 
 def _condition(c: Json) -> list[str]:
@@ -49,9 +65,9 @@ def _effect(e: Json) -> list[str]:
     return [e["name"], *numbers, *counts, words.p_value(e["p_holm"]), points(e["mde80"], sign=False), e["verdict"]]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rules = ["---" if head in ("axis", "effect", "condition", "verdict") else "---:" for head in heads]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *(map(_cell, row) for row in rows)))
+def _table(t: Table) -> str:
+    rules = ["---" if is_words else "---:" for is_words in t.is_words]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (t.heads, rules, *(map(_cell, row) for row in t.rows)))
 
 
 def _cell(text: str) -> str:

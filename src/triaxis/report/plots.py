@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
@@ -41,6 +42,7 @@ _INK = {
 }  # fmt: skip
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType: text can be searched and edited
     "text.parse_math": False,  # a name may hold a dollar sign
     "font.size": TEXT_PT,
     "axes.spines.top": False,
@@ -112,28 +114,26 @@ def effect_mark(effect: Mapping[str, Any], kind: Kind, label: str = "", outer: S
 
 def forest(groups: Sequence[Group], *, title: str, axis: str, name: str, sign: bool = True) -> str:
     """Two SVGs of the same forest, classes "wide" and "narrow". `name` is unique on the page; `sign`: differences."""
-    with _drawing(name) as canvas:
-        return "\n".join(
-            _svg(_forest(canvas, groups, axis, sign, wide), f"{name}-{kind}", kind, title)
-            for kind, wide in (("wide", True), ("narrow", False))
-        )
+    return _twice(lambda canvas, wide: _forest(canvas, groups, axis, sign, wide), name, title)
 
 
 def curves(series: Sequence[Curve], *, title: str, axis: str, name: str) -> str:
     """Shares against the number of branches, intervals as bands, two SVGs."""
-    with _drawing(name) as canvas:
-        return "\n".join(
-            _svg(_curves(canvas, series, axis, wide), f"{name}-{kind}", kind, title)
-            for kind, wide in (("wide", True), ("narrow", False))
-        )
+    return _twice(lambda canvas, wide: _curves(canvas, series, axis, wide), name, title)
 
 
 def costs(spots: Sequence[Spot], *, title: str, axis: str, name: str) -> str:
     """Accuracy against cost, both with intervals, two SVGs."""
+    return _twice(lambda canvas, wide: _costs(canvas, spots, axis, wide), name, title)
+
+
+def _twice(draw: Callable[[type[Figure], bool], Figure], name: str, title: str) -> str:
     with _drawing(name) as canvas:
+        files = _FILES.get()
+        if files is not None:
+            files.made[name] = _file(draw(canvas, True), files.kind)
         return "\n".join(
-            _svg(_costs(canvas, spots, axis, wide), f"{name}-{kind}", kind, title)
-            for kind, wide in (("wide", True), ("narrow", False))
+            _svg(draw(canvas, wide), f"{name}-{k}", k, title) for k, wide in (("wide", True), ("narrow", False))
         )
 
 
@@ -317,6 +317,68 @@ def _drawing(name: str) -> Iterator[type[Figure]]:
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's fonts have it
         yield Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Figures as files: their kind, and the bytes of each by its name."""
+
+    kind: str
+    made: dict[str, bytes]
+
+
+KINDS = ("pdf", "svg")
+_FILES: ContextVar[Files | None] = ContextVar("files", default=None)
+# The page's light colours, which a file on paper keeps.
+_PRINTED = {
+    "ink": "#1b1d21", "muted": "#5c6168", "line": "#c8c7c1", "paper": "#ffffff",
+    "drop": "#b0261c", "lift": "#14713f", "same": "#0b62a0", "open": "#696d74", "second": "#9a4d00",
+}  # fmt: skip
+_PAINTED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
+
+
+@contextmanager
+def as_files(kind: str) -> Iterator[dict[str, bytes]]:
+    """Every figure drawn inside is also a file, by its name. kind: one of KINDS."""
+    files = Files(kind, {})
+    token = _FILES.set(files)
+    try:
+        yield files.made
+    finally:
+        _FILES.reset(token)
+
+
+def _file(figure: Figure, kind: str) -> bytes:
+    """The figure by itself, in the light colours; the same bytes every time."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    _paint(figure)
+    out = io.BytesIO()
+    bare: dict[str, None] = dict.fromkeys(
+        ("CreationDate", "Creator", "Producer") if kind == "pdf" else ("Date", "Creator")
+    )
+    canvas = FigureCanvasPdf if kind == "pdf" else FigureCanvasSVG
+    canvas(figure).print_figure(out, format=kind, metadata=bare, bbox_inches="tight")
+    return out.getvalue()
+
+
+def _paint(figure: Figure) -> None:
+    """Replace the stand-in colours on everything drawn."""
+    from matplotlib.colors import to_hex
+
+    printed = {stand_in: _PRINTED[name] for name, stand_in in _INK.items()}
+    figure.canvas.draw()  # ticks are made when they are drawn
+    for artist in figure.findobj():
+        for what in _PAINTED:
+            if (get := getattr(artist, f"get_{what}", None)) is None:
+                continue
+            held = get()  # a colour, or a row of them each
+            first = held[0] if getattr(held, "ndim", 1) == 2 and len(held) else held
+            if len(first) == 0 or (isinstance(first, str) and first == "none"):
+                continue
+            if (colour := printed.get(to_hex(first))) is not None:
+                getattr(artist, f"set_{what}")(colour)
 
 
 def _svg(figure: Figure, name: str, kind: str, title: str) -> str:

@@ -1,0 +1,86 @@
+"""A summary outside of the page: booktabs tables for a paper, CSV files, figures as vector files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from triaxis.errors import UserError, suggest
+from triaxis.report import plots, sections, words
+from triaxis.report.load import write_bytes, write_text
+from triaxis.report.markdown import Table, tables
+from triaxis.report.sections import every_effect
+
+Json = Mapping[str, Any]
+
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\symbol{34}", "\u2212": "$-$", "\u2013": "--", "\u2014": "---", "\u00a0": "~",
+    "\u2026": r"\dots{}", "[": "{[}", "]": "{]}",
+}  # fmt: skip
+_TEX_CELL = str.maketrans(_TEX)
+CONDITION = ("name", "n", "accuracy", "low", "high", "unreadable", "truncated", "forwards", "tokens")
+EFFECT = ("name", "value", "low", "high", "p", "p_holm", "n", "gain", "loss", "mde80", "verdict", "method")
+
+
+def latex(summary: Json) -> str:
+    """The tables of a summary as LaTeX that needs \\usepackage{booktabs}; what it says of the protocol is a comment."""
+    protocol = " ".join(words.visible(str(summary["study"]["protocol_hash"])).split())
+    head = f"% triaxis, protocol {protocol}; needs \\usepackage{{booktabs}}\n"
+    return head + "\n".join(_tabular(t) for t in tables(summary))
+
+
+def _tabular(t: Table) -> str:
+    lines = [" & ".join(map(tex, cells)) + r" \\" for cells in (t.heads, *t.rows)]
+    columns = "".join("l" if words_ else "r" for words_ in t.is_words)
+    body = "\n".join(lines[1:])
+    return (
+        f"\\begin{{table}}\n\\centering\n\\caption{{{tex(t.caption)}}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
+        f"{lines[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def tex(text: str) -> str:
+    """Text that LaTeX shows as it is: no command in a name acts."""
+    return " ".join(words.visible(text).split()).translate(_TEX_CELL)
+
+
+def write_csv(summary: Json, folder: Path) -> list[Path]:
+    """conditions.csv and effects.csv with unrounded shares, one line each; their paths."""
+    found = {
+        "conditions": (CONDITION, [[c[k] for k in CONDITION] for c in summary["conditions"]]),
+        "effects": (("axis", *EFFECT), [[axis, *(e[k] for k in EFFECT)] for axis, e in every_effect(summary)]),
+    }
+    paths = []
+    for name, (heads, rows) in found.items():
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([heads, *([_plain(x) for x in row] for row in rows)])
+        paths.append(folder / f"{name}.csv")
+        write_text(paths[-1], out.getvalue())
+    return paths
+
+
+def _plain(value: object) -> object:
+    """A name that a spreadsheet would take for a formula begins with a quote, as spreadsheets themselves mark text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def write_figures(summary: Json, folder: Path, kind: str) -> list[Path]:
+    """Every figure of the page as a vector file of its own; their paths. kind: "pdf" or "svg"."""
+    if kind not in plots.KINDS:
+        raise UserError(f"--figures {kind!r} is no kind of vector figure{suggest(kind, plots.KINDS)}")
+    axes = summary["axes"]
+    with plots.as_files(kind) as made:
+        sections.axis1(axes["brittleness"])
+        sections.designs(axes.get("factorial") or ())
+        sections.axis2(axes["trust"])
+        sections.axis3(axes["diversity"])
+        sections.pipelines(axes.get("pipelines"))
+    paths: Sequence[Path] = [folder / f"{name}.{kind}" for name in made]
+    for path, content in zip(paths, made.values(), strict=True):
+        write_bytes(path, content)
+    return list(paths)
