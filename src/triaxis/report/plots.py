@@ -33,6 +33,7 @@ TEXT_PT, SMALL_PT, LINE_PT, MARK_PT, TIE_PT, HAIR_PT = 10, 9, 1.6, 5.5, 11, 0.8
 STACKED_ROWS = 0.22  # how far a phone's name and range stand from the middle of their line
 BAND_ALPHA, PAD_RATIO = 0.16, 0.06
 TICK_STEPS = (1, 2, 5, 10)
+TRUETYPE = 42  # the kind of font in a PDF whose text can be searched and edited
 LONGEST, LONGEST_NARROW = 33, 26  # characters of a label before it is shortened
 
 # Stand-ins that matplotlib accepts as colours, and the page's variables that replace them.
@@ -42,7 +43,7 @@ _INK = {
 }  # fmt: skip
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "pdf.fonttype": 42,  # TrueType: text can be searched and edited
+    "pdf.fonttype": TRUETYPE,
     "text.parse_math": False,  # a name may hold a dollar sign
     "font.size": TEXT_PT,
     "axes.spines.top": False,
