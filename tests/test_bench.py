@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triaxis.cost import Sizes, decode_flops, dollars, forward_flops, layer_weights
+from triaxis.cost import Sizes, decode_flops, dollars, forward_flops, layer_weights, work_flops
 from triaxis.errors import UserError, override
 from triaxis.estimate.paired import paired
 from triaxis.models.llada import LladaConfig
@@ -107,6 +107,14 @@ def test_operations_are_those_of_the_matrices(layers: int, computed: int, seen: 
         count += sum(2 * computed * a * b for a, b in shapes)
         count += 2 * (2 * 4 * computed * seen * 6)  # scores, and their product with the values
     assert forward_flops(s, computed, seen, logits) == count + 2 * logits * 12 * 31
+
+
+def test_operations_counted_from_rows_are_those_of_the_protocol() -> None:
+    """Rows know their passes and positions: exact where prompts have one length, and nothing for no pass."""
+    assert work_flops(LLADA, 3 * 64, 3 * 64 * 278, 32) == 3 * decode_flops(LLADA, 150, 128, 32, 64)
+    mixed = decode_flops(LLADA, 100, 128, 32, 64) + decode_flops(LLADA, 200, 128, 32, 64)
+    assert work_flops(LLADA, 128, 64 * (228 + 328), 32) == pytest.approx(mixed, rel=0.001)
+    assert work_flops(LLADA, 0, 0, 32) == 0
 
 
 def test_dollars() -> None:

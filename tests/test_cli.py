@@ -94,6 +94,9 @@ def test_the_commands_and_flags_are_frozen() -> None:
         "prereg": ["--prereg"],
         "stop_when": ["--stop-when"],
         "rows_only": ["--rows-only"],
+        "speed": ["--speed"],
+        "price_per_hour": ["--price-per-hour"],
+        "dry_run": ["--dry-run"],
         "json_": ["--json"],
     }
     assert flags("grade") == {"folder": ["folder"], "second": ["--second", "--no-second"], "json_": ["--json"]}

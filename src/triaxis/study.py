@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from triaxis.conditions import Condition, load_preset, select
+from triaxis.cost import dollars
 from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, executor_card, sample, silent
 from triaxis.protocol import first_difference as _difference
@@ -403,6 +404,8 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
     rows, n = store.rows(), int(store.get("items") or protocol["n"])
     t = axes.arrange(rows, store.grades(), store.plans(), protocol["conditions"], n)
     lines = axes.condition_rows(t)
+    seconds, price = float(store.get("seconds") or 0), store.get("price_per_hour")
+    paid = dollars(seconds, None if price is None else float(price))
     found = axes.axes(t, {p["name"]: p["parameters"] for p in protocol["planners"]})
     return {
         "schema": 1,
@@ -416,7 +419,11 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
         },
         "conditions": lines,
         "axes": found,
-        "cost": {"seconds": round(float(store.get("seconds") or 0), 1), **_work(rows, protocol), "dollars": None},
+        "cost": {
+            "seconds": round(seconds, 1),
+            **_work(rows, protocol),
+            "dollars": paid if paid is None else round(paid, 4),
+        },
         "warnings": [*_notes(protocol, n), *axes.warnings(t, lines, found)],
     }
 
@@ -456,6 +463,16 @@ def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
     once = sum(c["completions"] == c["branches"] for c in protocol["conditions"])
     if others and once:
         yield f"{once} conditions ran under seed {first} only: at temperature 0 seeds are no replicates"
+
+
+def priced(folder: Path, price_per_hour: float) -> dict[str, Any]:
+    """The summary with dollars: what an hour of the machine costs is stored, and a later `grade` keeps it."""
+    protocol = held_protocol(folder)
+    with Store(folder / "rows.sqlite", write=True) as store:
+        store.set("price_per_hour", str(price_per_hour))
+        summary = summarise(store, protocol)
+    write_json(folder / "summary.json", summary)
+    return summary
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from triaxis.cli import app, print_json
+from triaxis.cli.tune import grader  # registers tune
 from triaxis.errors import UserError, lookup, override
 
 if TYPE_CHECKING:
@@ -104,13 +105,9 @@ def agreement(
     loaded = load_executor(executor, device=device)
     decode = override(loaded.default_decode(), _settings(setting or []))
 
-    def grade(number: int, text: str) -> tuple[str, bool]:
-        found = known.grade(text, items[number])
-        return found.answer, found.verdict == "right"
-
     prompts = [loaded.prompt_ids(item.question) for item in items]
     names = [m.strip() for m in modes.split(";") if m.strip()]
-    rows = compare(loaded, prompts, decode, grade, margin=margin, modes=names, say=say)
+    rows = compare(loaded, prompts, decode, grader(known, items), margin=margin, modes=names, say=say)
     chosen = presets(rows, decode)
     if json_:
         print_json(

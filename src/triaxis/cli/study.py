@@ -128,7 +128,7 @@ def diagnose(
     speed: Annotated[
         str, typer.Option(help="exact, balanced or fast: the last two as triaxis tune found for this task.")
     ] = "exact",
-    price_per_hour: Annotated[float | None, typer.Option(help="Dollars an hour of this machine costs.")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Dollars an hour of this machine costs.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Predict time, memory and dollars from a few items; keep nothing.")
     ] = False,

@@ -1,0 +1,133 @@
+"""What a study would take, from a short calibration: `triaxis diagnose --dry-run`. Nothing is kept of it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triaxis.cost import Sizes, dollars, work_flops
+
+if TYPE_CHECKING:
+    from triaxis.models.decoder import DecoderConfig
+    from triaxis.models.llada import LladaConfig
+    from triaxis.store import Row
+    from triaxis.study import OpenStudy, Study
+
+ITEMS = 4  # sampled to calibrate; the first of them warms up (loading, compiling) and is not timed
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A study before it is run. seconds: loading and the first item once, the others as the calibration's.
+
+    Items of a whole study fill larger batches than the few of the calibration, so on a GPU it is rather quicker.
+    """
+
+    items: int
+    rows: int
+    seconds: float
+    forwards: int
+    tokens: int
+    flops: int  # of the executor
+    dollars: float | None
+    memory_gb: dict[str, float]  # weights; peak: of this process, or of the GPU, during the calibration
+    calibration: dict[str, float]
+
+    def plain(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def lines(self) -> str:
+        """For a terminal."""
+        hours, price = self.seconds / 3600, "" if self.dollars is None else f", {self.dollars:.2f} dollars"
+        took = f"{self.seconds:.0f} s" if hours < 0.1 else f"{hours:.1f} h"
+        memory = ", ".join(f"{name} {size:.3g} GB" for name, size in self.memory_gb.items())
+        return (
+            f"{self.items} items, {self.rows} rows: about {took}{price}\n"
+            f"{self.forwards} forwards, {self.tokens} tokens, {self.flops / 1e12:.3g} TFLOP; {memory}\n"
+            f"from {self.calibration['items']:.0f} items in {self.calibration['seconds']:.1f} s; nothing was kept\n"
+        )
+
+
+def forecast(study: Study, price_per_hour: float | None = None) -> Forecast:
+    """Sample a few items in a temporary folder and scale. UserError as `Study.run`.
+
+    A study that may stop early (`stop_when`) is predicted as if it did not.
+    """
+    from triaxis.jobs import sample, silent
+    from triaxis.store import Store
+    from triaxis.study import prepare
+
+    few = min(study.n, ITEMS)
+    began = time.monotonic()
+    opened = prepare(replace(study, n=few))
+    scratch = tempfile.TemporaryDirectory(prefix="triaxis-dry-run-")
+    with scratch as folder, Store(Path(folder) / "rows.sqlite", write=True) as store:
+        sample(store, replace(opened, items=opened.items[:1]).arms, silent)
+        warm = time.monotonic()
+        sample(store, opened.arms, silent)
+        timed, rows = time.monotonic() - warm, store.rows()
+    scale = study.n / few
+    seconds = (warm - began) + timed / (few - 1) * (study.n - 1)
+    forwards, tokens, flops = _work(opened, rows)
+    return Forecast(
+        items=study.n, rows=round(len(rows) * scale), seconds=round(seconds, 1), forwards=round(forwards * scale),
+        tokens=round(tokens * scale), flops=round(flops * scale), dollars=dollars(seconds, price_per_hour),
+        memory_gb=_memory(opened),
+        calibration={"items": few, "rows": len(rows), "seconds": round(time.monotonic() - began, 1)},
+    )  # fmt: skip
+
+
+def _work(opened: OpenStudy, rows: list[Row]) -> tuple[int, int, int]:
+    """Forwards, tokens and the executor's operations, identical work counted once."""
+    from triaxis.study import _work as ran
+
+    written = {c.name for c in opened.arms.table if c.writer}
+    all_ = ran(rows, opened.protocol)
+    mine = ran([r for r in rows if r.condition not in written], opened.protocol)
+    sizes = sizes_of(opened.arms.executor.checkpoint.config)
+    flops = work_flops(sizes, mine["forwards"], mine["tokens"], opened.arms.base_decode.block_length)
+    return all_["forwards"], all_["tokens"], flops
+
+
+def sizes_of(config: LladaConfig | DecoderConfig) -> Sizes:
+    """What operations are counted from. A mixture: the chosen and the shared experts of a layer with experts."""
+    s = config.shape
+    ffn = getattr(config, "mlp_hidden_size", 0) or getattr(config, "ffn", 0)
+    if getattr(config, "experts", 0):
+        ffn = config.expert_size * (config.experts_chosen + config.shared)  # type: ignore[union-attr]
+    return Sizes(
+        width=s.width, layers=s.layers, heads=s.heads, kv_heads=s.kv_heads, head_width=s.head_width, ffn=ffn,
+        vocabulary=config.rows,
+    )  # fmt: skip
+
+
+def _memory(opened: OpenStudy) -> dict[str, float]:
+    import torch
+
+    network = opened.arms.executor.checkpoint.network
+    found = {"weights": sum(p.numel() * p.element_size() for p in network.parameters()) / 1e9}
+    if next(network.parameters()).is_cuda:
+        found["peak"] = torch.cuda.max_memory_allocated() / 1e9
+    elif sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return found
+
+
+# ---------------------------------------------------------------- dollars
+
+
+def priced(study_folder: Path, price_per_hour: float) -> dict[str, Any]:
+    """The summary with dollars, stored; the report is re-made."""
+    from triaxis.report import render
+    from triaxis.study import priced as store_price
+
+    summary = store_price(study_folder, price_per_hour)
+    render(study_folder)
+    return summary
