@@ -219,17 +219,30 @@ def sources(study: Study, protocol: Mapping[str, Any]) -> str:
     from triaxis.sampling.schedule import ENGINE
     from triaxis.tasks import load_task
 
-    local = [p["name"] for p in protocol["planners"] if ":" not in p["name"]]
-    folders = [find_folder(name, "planner") for name in local]
     return identity(
         {
             "spec": study.spec(),
-            "files": [fingerprint(folder) for folder in (find_folder(study.executor, "executor"), *folders)],
+            "files": [
+                fingerprint(find_folder(study.executor, "executor")),
+                *(_source(p["name"], p["identity"]) for p in protocol["planners"]),
+            ],
             "task": load_task(study.task).revision,
             "adapters": _adapters(study),
             "versions": [versions(), ENGINE, GRADER],
         }
     )
+
+
+def _source(planner: str, held: str) -> str:
+    """What a planner's plans come from now: its files where it has some, else what it was when the study ran."""
+    from triaxis.models.folder import find_folder, fingerprint
+    from triaxis.models.planner import check_planner
+    from triaxis.plans.files import open_bank
+
+    kind = check_planner(planner)
+    if not kind:
+        return fingerprint(find_folder(planner, "planner"))
+    return open_bank(planner).identity if kind == "file" else held
 
 
 def _adapters(study: Study) -> dict[str, Any]:
@@ -463,16 +476,6 @@ def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
     once = sum(c["completions"] == c["branches"] for c in protocol["conditions"])
     if others and once:
         yield f"{once} conditions ran under seed {first} only: at temperature 0 seeds are no replicates"
-
-
-def priced(folder: Path, price_per_hour: float) -> dict[str, Any]:
-    """The summary with dollars: what an hour of the machine costs is stored, and a later `grade` keeps it."""
-    protocol = held_protocol(folder)
-    with Store(folder / "rows.sqlite", write=True) as store:
-        store.set("price_per_hour", str(price_per_hour))
-        summary = summarise(store, protocol)
-    write_json(folder / "summary.json", summary)
-    return summary
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
