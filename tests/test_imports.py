@@ -22,6 +22,7 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("triaxis",),  # the names of the public interface, imported when first used
     ("cli",),
     ("report",),
+    ("harness",),
     ("branching", "tracing"),
     ("study",),
     ("jobs",),

@@ -123,11 +123,16 @@ def _memory(opened: OpenStudy) -> dict[str, float]:
 # ---------------------------------------------------------------- dollars
 
 
-def priced(study_folder: Path, price_per_hour: float) -> dict[str, Any]:
-    """The summary with dollars, stored; the report is re-made."""
+def priced(folder: Path, price_per_hour: float) -> dict[str, Any]:
+    """The summary with dollars: what an hour of the machine costs is stored, and a later `grade` keeps it."""
     from triaxis.report import render
-    from triaxis.study import priced as store_price
+    from triaxis.store import Store
+    from triaxis.study import held_protocol, summarise, write_json
 
-    summary = store_price(study_folder, price_per_hour)
-    render(study_folder)
+    protocol = held_protocol(folder)
+    with Store(folder / "rows.sqlite", write=True) as store:
+        store.set("price_per_hour", str(price_per_hour))
+        summary = summarise(store, protocol)
+    write_json(folder / "summary.json", summary)
+    render(folder)
     return summary
