@@ -18,6 +18,7 @@ from triaxis.errors import UserError
 from triaxis.report.words import clip, number
 from triaxis.store import GradeRow, PlanRow, Row
 
+FLAGS = ("tie", "unreadable", "truncated")  # a tied vote; a branch that could not be read; one cut by the canvas
 LONGEST = 1500  # characters of any one text; its middle is left out beyond them
 
 
@@ -44,7 +45,8 @@ class Flip:
     """One item under a condition and under the one it is compared with. `gold` is "" where no plan states it."""
 
     item: str
-    direction: Literal["gained", "lost"]
+    direction: Literal["gained", "lost", "same"]
+    flags: Sequence[str]  # of FLAGS, on either side
     question: str
     gold: str
     old: Side
@@ -53,7 +55,10 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A condition against the one its card names, with the items that flipped, in order of their ids."""
+    """A condition against the one its card names, with the items that flipped, in order of their ids.
+
+    `others`: items that did not flip, but with one of FLAGS on either side.
+    """
 
     condition: str
     against: str
@@ -61,6 +66,7 @@ class Pair:
     gained: int
     lost: int
     items: Sequence[str]
+    others: Sequence[str]
 
 
 class Flips:
@@ -88,11 +94,16 @@ class Flips:
         self.pairs = [self._pair(a, b) for a, b in compared if a != b and a in self.scores and b in self.scores]
 
     def __iter__(self) -> Iterator[tuple[int, Flip]]:
-        """(pair, flip): the first of every pair, then the second of every pair, and so on: any prefix is fair."""
-        for depth in range(max((len(p.items) for p in self.pairs), default=0)):
-            for place, pair in enumerate(self.pairs):
-                if depth < len(pair.items):
-                    yield place, self._flip(pair, pair.items[depth])
+        """(pair, flip): the first of every pair, then the second of every pair, and so on: any prefix is fair.
+
+        Items that did not flip come after all that did.
+        """
+        for which in ("items", "others"):
+            found = [getattr(p, which) for p in self.pairs]
+            for depth in range(max(map(len, found), default=0)):
+                for place, items in enumerate(found):
+                    if depth < len(items):
+                        yield place, self._flip(self.pairs[place], items[depth])
 
     def _scores(self, condition: str) -> dict[str, float]:
         size = self.branches.get(condition, 1)
@@ -107,17 +118,39 @@ class Flips:
         both = sorted(new.keys() & old.keys())
         changed = [i for i in both if new[i] != old[i]]
         gained = sum(new[i] > old[i] for i in changed)
-        return Pair(condition, against, len(both), gained, len(changed) - gained, changed)
+        marked = self._flags[condition].keys() | self._flags[against].keys()
+        others = [i for i in both if i in marked and new[i] == old[i]]
+        return Pair(condition, against, len(both), gained, len(changed) - gained, changed, others)
 
     def _flip(self, pair: Pair, item: str) -> Flip:
         question = self._question(item, pair.against)
         new, old = (self._side(name, item, question) for name in (pair.condition, pair.against))
-        gained = self.scores[pair.condition][item] > self.scores[pair.against][item]
-        return Flip(item, "gained" if gained else "lost", clip(question, LONGEST), self._gold.get(item, ""), old, new)
+        change = self.scores[pair.condition][item] - self.scores[pair.against][item]
+        way: Literal["gained", "lost", "same"] = "gained" if change > 0 else "lost" if change < 0 else "same"
+        marked = {f for name in (pair.condition, pair.against) for f in self._flags[name].get(item, ())}
+        return Flip(
+            item, way, [f for f in FLAGS if f in marked], clip(question, LONGEST), self._gold.get(item, ""), old, new
+        )
 
     def _question(self, item: str, against: str) -> str:
         bare = self.rows.get(self.bare, {}).get(item) or self.rows[against][item]
         return bare[0].prompt
+
+    @cached_property
+    def _flags(self) -> dict[str, dict[str, set[str]]]:
+        """condition -> item -> its flags; items without any are left out."""
+        found: dict[str, dict[str, set[str]]] = {}
+        for name, items in self.rows.items():
+            found[name] = mine = {}
+            for item, rows in items.items():
+                flags = {"truncated"} if any(not r.ended for r in rows) else set()
+                if any(self.grades[r.id].verdict == "unreadable" for r in rows):
+                    flags.add("unreadable")
+                if len(rows) > 1 and len(_tied(_votes([self.grades[r.id] for r in rows]))) > 1:
+                    flags.add("tie")
+                if flags:
+                    mine[item] = flags
+        return found
 
     @cached_property
     def _gold(self) -> dict[str, str]:

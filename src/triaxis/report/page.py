@@ -6,32 +6,22 @@ template engine, and the page's own content policy lets no script run but ours, 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from triaxis.report import sections, words
 from triaxis.report.answer import answers, sorted_warnings
-from triaxis.report.flips import Flips, Pair
-from triaxis.report.sections import markup
+from triaxis.report.browse import browse, shown_line
+from triaxis.report.embed import embedded, markup, read, script_hash
+from triaxis.report.flips import Flips
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 Json = Mapping[str, Any]
-FLIP_BYTES = 1_200_000  # of the flips on the page: about a thousand, read evenly from the comparisons
 TEXT = 2000  # characters of one value of the protocol card
-
-
-class Shown(NamedTuple):
-    """A comparison and those of its flips that are on the page, as HTML."""
-
-    pair: Pair
-    html: list[str]
 
 
 class Card(NamedTuple):
@@ -45,8 +35,8 @@ class Card(NamedTuple):
 def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
     """The whole page. `flips` is None where no rows are at hand."""
     engine = templates()
-    shown = [] if flips is None else _flips(engine, flips)
-    script = _read("filter.js")
+    shown = None if flips is None else browse(flips)
+    script = read("flips.js")
     study, axes = summary["study"], summary["axes"]
     tests = dict.fromkeys(e["method"] for _, e in sections.every_effect(summary))
     return engine.get_template("report.html.j2").render(
@@ -62,16 +52,17 @@ def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
         failures=sections.failures(summary["conditions"]),
         conditions=_conditions(summary, protocol),
         cost=_cost(summary["cost"]),
-        flips=shown,
-        shown_line=_shown_line(shown),
+        flips=[] if shown is None else shown.pairs,
+        shown_line="" if shown is None else shown_line(shown),
+        data=None if shown is None else markup(embedded(shown.data)),
         cards=cards(protocol),
         protocol_hash=protocol["protocol_hash"],
         tests=list(tests),
         footer=_footer(protocol),
         level=words.LEVEL,
-        style=markup(_read("style.css")),
+        style=markup(read("style.css")),
         script=markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
     )
 
 
@@ -97,37 +88,10 @@ def _cost(cost: Json) -> str:
     return f"{words.duration(cost['seconds'])}{dollars}; {passes}."
 
 
-def _shown_line(shown: Sequence[Shown]) -> str:
-    total, here = sum(len(s.pair.items) for s in shown), sum(len(s.html) for s in shown)
-    if here == total:
-        return f"All {words.number(total, 0)} are here."
-    return (
-        f"{words.number(here, 0)} of {words.number(total, 0)} are here, as many of each comparison as far as it goes; "
-        "rows.sqlite holds all of them."
-    )
-
-
 def _footer(protocol: Json) -> str:
     made = protocol.get("versions")
     version = made.get("triaxis", "") if isinstance(made, dict) else ""
     return f"Written by triaxis {version} from rows.sqlite, summary.json and protocol.json in the folder of this page."
-
-
-# ---------------------------------------------------------------- flips
-
-
-def _flips(engine: Environment, flips: Flips) -> list[Shown]:
-    """As many flips as fit, taken evenly from the comparisons."""
-    flip_html = engine.get_template("_parts.html.j2").module.flip  # type: ignore[attr-defined]
-    shown = [Shown(pair, []) for pair in flips.pairs]
-    room = FLIP_BYTES
-    for place, flip in flips:
-        html = flip_html(flip)
-        room -= len(html.encode(errors="replace"))
-        if room < 0:
-            break
-        shown[place].html.append(html)
-    return shown
 
 
 # ---------------------------------------------------------------- protocol card
@@ -205,7 +169,3 @@ def templates() -> Environment:
     made.filters["count"] = lambda x: words.number(x, 0)
     made.globals |= {"span": words.span, "level": words.LEVEL, "unbroken": words.unbroken}
     return made
-
-
-def _read(name: str) -> str:
-    return (resources.files("triaxis.report") / "templates" / name).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from triaxis.report import plots, words
+from triaxis.report.embed import markup
 from triaxis.report.words import number, points, span
 
 Json = Mapping[str, Any]
@@ -414,10 +415,3 @@ def every_effect(summary: Json) -> Iterator[tuple[str, Json]]:
         yield from (("3", e) for e in (axis["useful"], *axis["effects"]))
     if found := axes.get("pipelines"):
         yield from (("chain", e["effect"]) for e in (*found["effects"], *found["matched"]))
-
-
-def markup(text: str) -> Any:
-    """Text of our own making that the template must not escape."""
-    from markupsafe import Markup
-
-    return Markup(text)
