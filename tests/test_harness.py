@@ -101,6 +101,13 @@ def test_words_of_refusal() -> None:
         bound(lm.executor, [5] * 5000, [5], mc=1)
 
 
+def test_the_harnesss_default_device_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(RuntimeWarning, match="no GPU for device 'cuda:0'"):
+        lm = TriaxisLM(executor="tiny", device="cuda:0")
+    assert next(lm.executor.checkpoint.network.parameters()).device.type == "cpu"
+
+
 def test_where_a_text_is_cut() -> None:
     assert _cut("a b c", ["c", "b"]) == "a "
     assert _cut("a b c", "b") == "a "

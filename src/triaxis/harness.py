@@ -16,6 +16,7 @@ among masked diffusion models, not with an autoregressive model's. For one token
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib import import_module
@@ -104,6 +105,9 @@ class TriaxisLM(LM):  # type: ignore[misc]
         super().__init__()
         if not isinstance(mc, int) or mc < 1:
             raise UserError(f"mc={mc!r} must be a whole number of at least 1")
+        if device and device.startswith("cuda") and not torch.cuda.is_available():  # the harness's default, unasked
+            warnings.warn(f"there is no GPU for device {device!r}: running on the CPU", RuntimeWarning, stacklevel=2)
+            device = None
         self.executor = load_executor(executor, dtype=dtype, device=device, adapters=adapters)
         self.decode: Decode = override(self.executor.default_decode(), decode)
         self.seed, self.mc, self.greedy = seed, mc, bool(greedy)
