@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from triaxis import branching
 from triaxis.study import Study, regrade
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +157,21 @@ def curves(s: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             )
 
 
+def votes(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every rule over the branches at T=.7, and over the steps of one greedy pass; what a quorum saves."""
+    t = branching.table(folder)
+    found = branching.arm(t, "vote@0.7")
+    for label, e in found["votes"].items():
+        yield label, percent(e, "value")
+    for weighting, e in branching.temporal_votes(t, "trajectory", "gradeschool").items():
+        yield f"temporal, {weighting} (one pass)", percent(e, "value")
+    for rule, q in found["quorum"].items():
+        flips = f"{100 * q['flip_rate']['value']:.1f} % of votes flip"
+        yield f"quorum, {rule}", f"{100 * q['saved']:.1f} % of forwards saved, {flips}"
+    for label, e in found["trajectory"].items():
+        yield label, f"{e['value']:.2f} [{e['low']:.2f}, {e['high']:.2f}]"
+
+
 TABLES = {
     "quick": ("axis 1: effect in points [95 %]", quick),
     "factorial": ("axis 1, factors: effect in points [95 %]", factorial),
@@ -184,7 +200,19 @@ def write(out: Path) -> None:
         head, rest = text.split(f"<!-- {name}:begin -->")
         tail = rest.split(f"<!-- {name}:end -->")[1]
         text = "\n".join([f"{head}<!-- {name}:begin -->", *lines, f"<!-- {name}:end -->{tail}"])
-    path.write_text(text, encoding="utf-8")
+    path.write_text(_with_votes(text, out), encoding="utf-8")
+
+
+def _with_votes(text: str, out: Path) -> str:
+    folders = {e: out / f"diversity-{e}" for e in EXECUTORS}
+    made = {e: dict(votes(f)) for e, f in folders.items() if (f / "summary.json").is_file()}
+    if not made:
+        return text
+    lines = rows("rules of voting, % right [95 %]", list(next(iter(made.values()))), made)
+    head, rest = text.split("<!-- votes:begin -->")
+    return "\n".join(
+        [f"{head}<!-- votes:begin -->", *lines, f"<!-- votes:end -->{rest.split('<!-- votes:end -->')[1]}"]
+    )
 
 
 def _summary(folder: Path) -> dict[str, Any]:
