@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from triaxis.models.parts import Memory, Shape
 from triaxis.sampling.cache import Keeper
+from triaxis.sampling.executor import Executor
 from triaxis.sampling.schedule import Decode
 
 SHAPE = Shape(width=8, layers=2, heads=2, kv_heads=1, head_width=4, theta=100.0, eps=1e-5, max_length=64)
@@ -26,8 +30,6 @@ def computed(k: Keeper, block: int, step: int) -> list[list[int]] | None:
 
 
 def with_shape(**changes: int) -> Shape:
-    from dataclasses import replace
-
     return replace(SHAPE, **changes)  # type: ignore[arg-type]
 
 
@@ -112,3 +114,33 @@ def test_open_rows_shrink_again_from_the_rows_open_before(last: int) -> None:
     assert part is not None
     assert part.pairs[0][0].shape[0] == 1
     assert float(part.pairs[0][0].mean()) == float(one)
+
+
+# --- room ---
+
+
+def test_the_batch_follows_the_free_memory(parity: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the memory functions of a GPU replaced; at LLaDA-8B's shape a row of 278 tokens takes some 50 MB."""
+    from triaxis.models.llada import LladaNetwork
+    from triaxis.sampling import cache as module
+    from triaxis.sampling.speed import SHAPES
+
+    with torch.device("meta"):
+        network = LladaNetwork(SHAPES["llada-8b"]).to(torch.bfloat16)
+    d, vocabulary = Decode(gen_length=128, block_length=32, steps=64), 126464
+    exact = module.bytes_a_token(network, vocabulary, d, 278)
+    assert 30e6 < 278 * exact < 100e6
+    dual = module.bytes_a_token(network, vocabulary, replace(d, cache="dual"), 278)
+    assert dual - exact == 2 * 2 * 32 * 4096, "keys and values of 32 layers in bf16"
+    assert module.bytes_a_token(network, vocabulary, replace(d, cfg_scale=1.0), 278) == 2 * exact
+    assert module.fitting_tokens(parity.checkpoint.network, 256, d, 278) == module.CPU_TOKENS
+    gpu = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]), shape=network.shape,
+                          dtype=network.dtype, named_modules=network.named_modules)  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2 * 10**9)
+    for free, wanted in ((60e9, 65536), (4e9, int(5e9 * 0.8) // exact), (-1e9, 278)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (int(free), 0))
+        assert module.fitting_tokens(gpu, vocabulary, d, 278) == wanted  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(4e9), 0))
+    small = module.fitting_tokens(gpu, vocabulary, replace(d, cache="dual"), 278)  # type: ignore[arg-type]
+    assert small < int(5e9 * 0.8) // exact

@@ -14,8 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from triaxis.models.parts import Memory, Shape
+from triaxis.models.parts import Decoder, Memory, Shape
 from triaxis.sampling.schedule import Decode
+
+CPU_TOKENS = 1536  # a CPU is fastest near its cache size
+GPU_TOKENS = 65536  # on an H100 a sequence takes as long at 64 rows as at 16: more would be memory for nothing
+SHARE = 0.8  # of the free memory: the rest is for what the allocator cannot use and kernels want
 
 
 class Plan(NamedTuple):
@@ -97,3 +101,35 @@ class Keeper:
             count = int(ends_B[0] - starts_B[0]) - block * k  # the same in every row
         first = starts_B + block * k - back
         return first[:, None] + torch.arange(count + back, device=starts_B.device)
+
+
+def bytes_a_token(network: Decoder, vocabulary: int, d: Decode, length: int) -> int:
+    """Memory a canvas token takes in a pass, in bytes, without gradients; length: tokens of a row's canvas.
+
+    Of a layer at work: states, queries, keys, values, attention's output, three widths of the feed-forward part. Of the
+    head: a row's block of logits, with the float64 copy that noise takes where the kernel cannot be had. Kept keys and
+    values, where there is a cache.
+    """
+    s, item = network.shape, network.dtype.itemsize
+    gates = [m.out_features for n, m in network.named_modules() if n.endswith(("ff_proj", "gate_proj", "gate"))
+             and isinstance(m, torch.nn.Linear)]  # fmt: skip
+    inner = max(gates, default=4 * s.width)
+    layer = item * (6 * s.width + (2 * s.heads + 4 * s.kv_heads) * s.head_width + 3 * inner)
+    logits = d.block_length * vocabulary * (item + 4 + (8 if d.temperature > 0 else 0)) // length
+    kept = 2 * item * s.layers * s.kv_heads * s.head_width if d.cache != "none" or s.attend_block else 0
+    return (layer + logits + kept) * (2 if d.cfg_scale > 0 else 1)
+
+
+def fitting_tokens(network: Decoder, vocabulary: int, d: Decode, length: int) -> int:
+    """Canvas tokens of one batch, padding included: as many as free memory has room for, at most what pays.
+
+    On a GPU, free memory is what the driver has and what torch's allocator holds unused. At least one row; where even
+    that does not fit, the run says so. If the estimate is too high, a batch that does not fit is halved.
+    """
+    device = next(network.parameters()).device
+    if device.type != "cuda":
+        return CPU_TOKENS
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    fitting = int(free * SHARE) // bytes_a_token(network, vocabulary, d, length)
+    return max(length, min(GPU_TOKENS, fitting))
