@@ -22,6 +22,12 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Store]:
     """The summary, the protocol card and the open store of a study's folder."""
     from triaxis.store import Store
 
+    summary, protocol = cards(folder)
+    return summary, protocol, Store(folder / "rows.sqlite", write=False)
+
+
+def cards(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The summary and the protocol card of a study's folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the folder that triaxis diagnose --out wrote")
     summary = _json(folder / "summary.json", "run triaxis diagnose to its end, or triaxis grade to make it again")
@@ -33,7 +39,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Store]:
         raise UserError(
             f"{folder}: summary.json is of protocol {mine}, protocol.json is {other}; they are of two studies"
         )
-    return summary, protocol, Store(folder / "rows.sqlite", write=False)
+    return summary, protocol
 
 
 def schema() -> dict[str, Any]:

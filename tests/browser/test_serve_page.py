@@ -1,0 +1,40 @@
+"""The local page in a real browser: two studies picked, compared, and a report opened from it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_study import write_study
+
+from triaxis.report import render
+from triaxis.report.serve import LOOPBACK, Site, server
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_two_studies_are_compared_by_hand(browser: Any, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_study(tmp_path / name, 12, conditions=("hint",))
+        render(tmp_path / name)
+    with server(Site.of([tmp_path])) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        home = f"http://{LOOPBACK}:{running.server_port}/"
+        browser.look(dark=True, width=390)
+        browser.open(home)
+        assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
+        browser.look()
+        browser.driver.save_screenshot(str(tmp_path / "list.png"))
+        browser.find("input[name=a][value='0']").click()
+        browser.find("input[name=b][value='1']").click()
+        browser.find("button[type=submit]").click()
+        browser.until("return location.pathname === '/compare'")
+        assert browser.find("#differences p").text == "Nothing: one protocol."
+        browser.driver.save_screenshot(str(tmp_path / "compare.png"))
+        browser.find("a[href='/study/0/report.html']").click()
+        browser.until("return document.title === 'tiny on gradeschool'")
+        assert [u for u in browser.requests() if not u.startswith(home)] == []
+        assert [c for c in browser.complaints() if "favicon" not in c] == []
+        running.shutdown()
