@@ -485,3 +485,61 @@ def test_loading_a_planner_leaves_the_logging_of_transformers_alone(planner_fold
     (planner_folder / "config.json").write_text('{"model_type": "nothing"}')
     refusal(planner_folder, triaxis.load_planner)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+# --- four bits ---
+
+
+def test_four_bits_are_the_network_of_the_rounded_weights(folder: Path) -> None:
+    """The projections of the layers are NF4 and four times smaller than bf16; the rest is as it was."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    whole, small = load_checkpoint(str(folder), dtype="bf16"), load_checkpoint(str(folder), dtype="4bit")
+    assert small.fingerprint == f"{whole.fingerprint}-nf4"
+    assert small.network.dtype == torch.bfloat16
+    held = [sum(p.numel() * p.element_size() for p in x.network.parameters()) for x in (whole, small)]
+    layers = sum(p.numel() * 2 for n, p in whole.network.named_parameters() if ".blocks." in n and p.dim() == 2)
+    assert held[1] == pytest.approx(held[0] - layers * 3 / 4, rel=0.02)
+    for name, layer in small.network.named_modules():
+        if type(layer).__name__ == "Linear4bit":
+            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)  # type: ignore[union-attr, arg-type]
+            plain = whole.network.get_submodule(name).weight
+            assert 0.02 < (weight - plain).abs().mean() / plain.abs().mean() < 0.15  # type: ignore[operator]
+            plain.copy_(weight)  # type: ignore[operator]
+    ids = torch.arange(5, 45).view(2, 20)
+    with torch.inference_mode():
+        a, b = (x.network(ids).float() for x in (whole, small))
+    assert torch.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.999
+
+
+def test_an_executor_in_four_bits_takes_adapters(folder: Path, tmp_path: Path) -> None:
+    from triaxis.models.adapters import linear_names, save_adapter
+
+    executor = triaxis.load_executor(str(folder), dtype="4bit")
+    network, pairs = executor.checkpoint.network, {}
+    for name in (n for n in linear_names(network) if n.endswith("q_proj")):
+        layer = network.get_submodule(name)
+        pairs[name] = (torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2))  # type: ignore[arg-type, call-overload]
+    save_adapter(tmp_path / "a", pairs, {"r": 2, "lora_alpha": 2, "target_modules": list(pairs)}, {})
+    prompts = [[5, 6, 7], [9, 8, 7, 6]]
+    plain = executor.generate_ids(prompts, QUICK)
+    assert executor.with_adapters(str(tmp_path / "a")).generate_ids(prompts, QUICK) != plain
+    assert executor.generate_ids(prompts, QUICK) == plain
+
+
+def test_four_bits_without_the_package_or_for_experts_are_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from triaxis.models.load import four_bit
+
+    network = load_checkpoint(str(folder)).network
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert "needs bitsandbytes" in refusal(folder, dtype="4bit")
+    from types import SimpleNamespace
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(nn=None))
+    monkeypatch.setattr(network, "synchronises", True)
+    with pytest.raises(UserError, match="not for a mixture of experts; use bf16"):
+        four_bit(network, "x")

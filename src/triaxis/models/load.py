@@ -5,8 +5,9 @@ No remote code, no pickle: a folder with only .bin or .pt weights is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from triaxis.models.folder import added_token, find_checkpoint, fingerprint, rea
 from triaxis.models.llada import LladaConfig, LladaNetwork
 
 _WHOLE = ("expert_bias",)  # stays float32: in bf16 a router's bias would choose other experts
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "4bit": torch.bfloat16}  # 4bit: of what is not quantised
+Place = Callable[[nn.Module, str, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,15 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
             raise UserError(f"{path}: not a readable safetensors file ({reason}); download it again") from None
 
 
+def _put(network: nn.Module, name: str, value: Tensor) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Parameter(value, requires_grad=False))
+
+
 def fill(
-    network: nn.Module, paths: list[Path], dtype: torch.dtype, device: torch.device, ignore: tuple[str, ...]
-) -> None:
+    network: nn.Module, paths: list[Path], dtype: torch.dtype, device: torch.device, ignore: tuple[str, ...],
+    put: Place = _put,
+) -> None:  # fmt: skip
     """Move the checkpoint's tensors into a network built on the meta device, one at a time: no second copy in memory.
 
     UserError that names the first tensors that are missing, foreign or of another shape or kind.
@@ -75,7 +83,7 @@ def fill(
             raise UserError(f"{folder}: tensor {name!r} is {tensor.dtype}; give weights that are not quantised")
         seen.add(name)
         kind = torch.float32 if name.endswith(_WHOLE) else dtype
-        _place(network, name, tensor.to(device=device, dtype=kind))
+        put(network, name, tensor.to(device=device, dtype=kind))
     if foreign:
         names = ", ".join(map(repr, foreign))
         raise UserError(
@@ -87,9 +95,36 @@ def fill(
         raise UserError(f"{folder}: {len(missing)} tensors are missing, such as {names}; download the checkpoint again")
 
 
-def _place(network: nn.Module, name: str, value: Tensor) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(network.get_submodule(parent), last, nn.Parameter(value, requires_grad=False))
+def four_bit(network: LladaNetwork | DecoderNetwork, where: str) -> Place:
+    """Puts the projections of a dense network's layers in as NF4 (QLoRA, arXiv:2305.14314), one at a time.
+
+    Embedding, norms and output layer stay as they are. UserError without bitsandbytes, or for a mixture of experts,
+    whose experts are no linear layers here.
+    """
+    try:
+        bnb = import_module("bitsandbytes").nn
+    except (ImportError, OSError, RuntimeError) as e:
+        raise UserError(f"dtype '4bit' needs bitsandbytes ({e}); run pip install 'triaxis[quantize]'") from None
+    if network.synchronises:
+        raise UserError(f"{where}: dtype '4bit' is for dense networks, not for a mixture of experts; use bf16")
+    parts = {id(m) for x in network.layers() for r in x.parts if isinstance(m := x.part(r), nn.Linear)}
+
+    def put(root: nn.Module, name: str, value: Tensor) -> None:
+        parent, _, last = name.rpartition(".")
+        old = root.get_submodule(parent)
+        if last != "weight" or id(old) not in parts or not isinstance(old, nn.Linear):
+            return _put(root, name, value)
+        with torch.device("meta"):
+            new = bnb.Linear4bit(
+                old.in_features, old.out_features, bias=old.bias is not None, compute_dtype=value.dtype,
+                quant_type="nf4",
+            )  # fmt: skip
+        new.weight = bnb.Params4bit(value, requires_grad=False, quant_type="nf4", module=new).to(value.device)
+        new.bias = old.bias
+        above, _, leaf = parent.rpartition(".")
+        setattr(root.get_submodule(above), leaf, new)
+
+    return put
 
 
 def find_device(name: str | None) -> torch.device:
@@ -126,7 +161,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a shipped executor, a checkpoint folder, or a hub id ("org/name" or "org/name@revision").
 
-    fp32 on a CPU and bf16 on a GPU unless `dtype` says. family: a card's name, where config.json does not tell (it
+    fp32 on a CPU and bf16 on a GPU unless `dtype` says; "4bit" (extra `quantize`) is another model, with another
+    fingerprint. family: a card's name, where config.json does not tell (it
     counts before config.json).
     """
     folder, revision = find_checkpoint(spec, "executor")
@@ -137,8 +173,11 @@ def load_checkpoint(
     if kind not in DTYPES:
         raise UserError(f"dtype {kind!r} is unknown{suggest(kind, DTYPES)}")
     config, network, unneeded = build_network(card, fields, folder)
-    fill(network, weight_files(folder), DTYPES[kind], place, unneeded)
+    put = four_bit(network, spec) if kind == "4bit" else _put
+    fill(network, weight_files(folder), DTYPES[kind], place, unneeded, put)
     network.eval().requires_grad_(False)
     if place.type == "cuda":
         network.fuse()
-    return Checkpoint(spec, folder, card, config, network, fingerprint(folder), revision)
+    return Checkpoint(
+        spec, folder, card, config, network, fingerprint(folder) + ("-nf4" if kind == "4bit" else ""), revision
+    )
