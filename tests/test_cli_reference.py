@@ -36,7 +36,8 @@ def cell(text: object) -> str:
 def default(param: Any) -> str:
     if param.required:
         return "needed"
-    return "" if param.default in (None, False, "", ()) or callable(param.default) else f"`{cell(param.default)}`"
+    plain = param.default is None or param.default is False or param.default in ("", ())
+    return "" if plain or callable(param.default) else f"`{cell(param.default)}`"
 
 
 def reference() -> str:
