@@ -156,6 +156,8 @@ def test_graphed_steps_are_the_plain_ones(
     assert 7 not in sizes
     assert 8 in sizes, "seven rows run as eight"
     assert {width for _, width, *_ in made[0].made} >= {27, -56, 32}, "ragged ones with a mask"
+    held = {k.untyped_storage().data_ptr() for m in made[0].memories.values() for k, _ in m.pairs}
+    assert len(held) == (2 if d.cache == "dual" else 0), "one row's memory, then one that serves all"
 
 
 @pytest.mark.parametrize("cache", ["none", "dual"])

@@ -32,6 +32,7 @@ from triaxis.sampling.schedule import Decode
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256)
 VERSIONS = 64  # of one compiled function
+ROOM = 256  # a shared memory is made for widths up to the next multiple of this
 WIDTH = 8  # widths of ragged canvases are multiples of this
 _STATE = ("canvas", "prompt", "start", "end", "keys", "forwards", "tokens", "order", "chances")
 
@@ -61,6 +62,7 @@ class Graphs:
     switch: Switch | None = None  # of the adapters mounted on the network
     made: dict[tuple[int, int, str, bool], Graphed] = field(default_factory=dict)
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
+    flat: Tensor | None = None  # what the memories are parts of
     pool: Any = None
 
     def step(self, rows: Any, span_BK: Tensor, count: int, full: bool) -> None:
@@ -91,7 +93,9 @@ class Graphs:
         if gates_BA is not None:
             graphed.gates = torch.zeros((size, gates_BA.shape[1]), device=gates_BA.device)
         _load(graphed, rows, span_BK, 1, gates_BA)
-        memory = self._memory(graphed.rows.canvas) if self.d.cache != "none" else None
+        memory = None
+        if self.d.cache != "none":
+            memory = self.memories.setdefault((size, abs(width)), self._memory(graphed.rows.canvas))
 
         def run() -> None:
             places = None if kind in ("full", "none") else self._places(graphed)
@@ -102,10 +106,17 @@ class Graphs:
         return graphed
 
     def _memory(self, canvas_BL: Tensor) -> Memory:
-        key = (canvas_BL.shape[0], canvas_BL.shape[1])
-        if key not in self.memories:
-            self.memories[key] = Memory.empty(self.network.shape, canvas_BL, self.network.dtype)
-        return self.memories[key]
+        """Room for a canvas, in one buffer that all graphs share: they run in turn, and a block begins by writing it.
+
+        Made wider than asked, so that slowly growing widths do not each need a buffer (older graphs keep theirs).
+        """
+        s, (rows, width) = self.network.shape, canvas_BL.shape
+        need = 2 * s.layers * rows * s.kv_heads * width * s.head_width
+        if self.flat is None or self.flat.numel() < need:
+            room = need // width * (-(-width // ROOM) * ROOM)
+            self.flat = torch.zeros(room, dtype=self.network.dtype, device=canvas_BL.device)
+        parts = self.flat[:need].view(s.layers, 2, rows, s.kv_heads, width, s.head_width)
+        return Memory(tuple((p[0], p[1]) for p in parts))
 
     def _places(self, graphed: Graphed) -> Tensor:
         """The block (a dual cache), and the position before it where logits are shifted."""

@@ -1,0 +1,47 @@
+"""docs/your-model.md: every command of ours parses, with the options that exist today."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from triaxis.cli import app, main
+
+TEXT = (Path(__file__).resolve().parents[1] / "docs" / "your-model.md").read_text(encoding="utf-8")
+LINES = [
+    line for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S) for line in block.splitlines()
+    if line.startswith("triaxis ")
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root() -> Any:
+    with pytest.raises(SystemExit):
+        main(["power", "--n", "200", "--discordance", ".26", "--json"])  # registers the commands
+    return typer.main.get_command(app)
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda s: s[8:40])
+def test_the_command_parses(root: Any, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command, context = root, root.make_context("triaxis", list(words))
+    while hasattr(command, "commands"):
+        name, command, words = command.resolve_command(context, words)
+        context = command.make_context(name, list(words), parent=context)
+        assert command.name == name
+
+
+def test_there_are_commands_for_each_machine() -> None:
+    assert len(LINES) >= 12
+    for words in ("--dtype 4bit", "--device cuda:1", "--dry-run", "--speed balanced", "plans build", "tune"):
+        assert any(words in line for line in LINES), words
+
+
+def test_a_command_that_is_wrong_is_seen(root: Any) -> None:
+    with pytest.raises(Exception, match="No such option"):
+        test_the_command_parses(root, "triaxis diagnose --exectuor models/x")
