@@ -9,11 +9,10 @@ from dataclasses import astuple
 from typing import Any, NamedTuple
 
 from triaxis.report import words
+from triaxis.report.embed import embedded
 from triaxis.report.flips import Flips, Pair, Side
 
 ROOM = 1_900_000  # bytes of the data on the page
-RECORD = 24  # bytes of a flip beside its texts and sides, about
-NUMBER = 6  # bytes of a reference to a text, about
 
 
 class Shown(NamedTuple):
@@ -39,7 +38,7 @@ class _Pool:
     def __call__(self, text: str) -> int:
         if text not in self.texts:
             self.texts[text] = len(self.texts)
-            self.bytes += len(text.encode(errors="replace")) + 4 + 6 * sum(map(text.count, "<>&")) + text.count("\n")
+            self.bytes += _size(text)
         return self.texts[text]
 
 
@@ -49,7 +48,7 @@ def browse(flips: Flips) -> Browse:
     A flip is [item, way, flags, question, gold, old side, new side], a side the fields of `Side` in their order; texts
     are numbers of `texts`.
     """
-    pool, sides, room = _Pool(), dict[tuple[str, str], int](), ROOM
+    pool, sides = _Pool(), dict[tuple[str, str], int]()
     records: list[list[list[Any]]] = [[] for _ in flips.pairs]
     held: list[list[Any]] = []
     used = 0
@@ -60,19 +59,24 @@ def browse(flips: Flips) -> Browse:
             if key not in sides:
                 sides[key] = len(held)
                 held.append(_side(side, pool))
-                used += NUMBER * 14
+                used += _size(held[-1])
             numbers.append(sides[key])
         texts = [
             pool(words.visible(t)) for t in (flip.item, flip.direction, " ".join(flip.flags), flip.question, flip.gold)
         ]
-        used += RECORD + NUMBER * len(texts)
-        if used + pool.bytes > room:
+        used += _size([*texts, *numbers])
+        if used + pool.bytes > ROOM:
             break
         records[place].append([*texts, *numbers])
     same = pool("same")
     flipped = [sum(r[1] != same for r in found) for found in records]
     pairs = [Shown(p, n, len(r) - n) for p, n, r in zip(flips.pairs, flipped, records, strict=True)]
     return Browse(pairs, {"texts": list(pool.texts), "sides": held, "pairs": records})
+
+
+def _size(value: object) -> int:
+    """Bytes on the page, with the comma after it."""
+    return len(embedded(value).encode(errors="replace")) + 1
 
 
 def _side(side: Side, pool: _Pool) -> list[Any]:
