@@ -162,6 +162,9 @@ def test_a_shape_with_random_weights_runs_every_case(monkeypatch: pytest.MonkeyP
     assert [(t.name, t.batch, t.temperature) for t in report.timings] == [
         (c.name, c.batch, c.temperature) for c in speed.QUICK
     ]
+    ragged = next(t for t in report.timings if "ragged" in t.name)
+    assert ragged.share is not None
+    assert ragged.share > 0
     assert report.ratios["vs_reference_b1"] > 0
     assert set(report.agreement.values()) == {1.0}
     assert all("float32, 1 layers" in name for name in report.agreement)
@@ -170,6 +173,16 @@ def test_a_shape_with_random_weights_runs_every_case(monkeypatch: pytest.MonkeyP
     late = speed.of_shape("small", device=torch.device("cpu"), quick=True, budget=-1.0)
     assert not late.timings
     assert all("left out" in note for note in late.notes[1:])
+
+
+def test_ragged_prompts_are_of_like_lengths_and_within_bounds() -> None:
+    small = replace(speed.SHAPES["small"], n_layers=1, d_model=32, mlp_hidden_size=48)
+    bench = speed._Bench(small, torch.device("cpu"), torch.float32, speed.PROTOCOL)
+    lengths = [len(p) for p in bench.ragged(64)]
+    assert lengths == sorted(lengths)
+    assert 60 <= lengths[0] < 80
+    assert 200 < lengths[-1] <= 300
+    assert 100 < sum(lengths) / 64 < 160
 
 
 def test_a_case_that_fails_is_noted_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:

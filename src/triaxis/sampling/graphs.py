@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from triaxis.models.adapters import LoraLinear, Switch
+from triaxis.models.adapters import Gate, LoraLinear, Switch
 from triaxis.models.parts import Canvas, Decoder, Layer, Memory
 from triaxis.sampling.noise import with_noise
 from triaxis.sampling.schedule import Decode
@@ -62,6 +62,7 @@ class Graphs:
     switch: Switch | None = None  # of the adapters mounted on the network
     made: dict[tuple[int, int, str, bool], Graphed] = field(default_factory=dict)
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
+    sent: dict[Gate, Tensor] = field(default_factory=dict)  # factors of the adapters on the device, (1, A)
     flat: Tensor | None = None  # what the memories are parts of
     pool: Any = None
 
@@ -70,7 +71,7 @@ class Graphs:
 
         full: compute the whole canvas; else what the cache does not hold.
         """
-        gates = None if self.switch is None else gates_of(self.switch, len(rows.where), span_BK.device)
+        gates = self._gates(len(rows.where), span_BK.device)
         size = next((s for s in SIZES if s >= len(rows.where)), len(rows.where))
         width = rows.canvas.shape[1]  # rows of one length: no mask, and nothing to fill up
         if rows.valid is not None:
@@ -105,6 +106,18 @@ class Graphs:
         graphed.replay = self.record(run, self)
         return graphed
 
+    def _gates(self, rows: int, device: torch.device) -> Tensor | None:
+        """What the switch says, as one factor a row and adapter, (B, A) float32; None where all are off.
+
+        Factors that all rows share are sent to the device once: sending waits for the steps before.
+        """
+        if self.switch is None or self.switch.gate is None:
+            return None if self.switch is None else self.switch.rows
+        gate = self.switch.gate
+        if gate not in self.sent:
+            self.sent[gate] = torch.tensor([gate], device=device)
+        return self.sent[gate].expand(rows, -1)
+
     def _memory(self, canvas_BL: Tensor) -> Memory:
         """Room for a canvas, in one buffer that all graphs share: they run in turn, and a block begins by writing it.
 
@@ -138,13 +151,6 @@ def _gated(switch: Switch | None, gates_BA: Tensor | None) -> Iterator[None]:
         yield
     finally:
         switch.gate, switch.rows = before
-
-
-def gates_of(switch: Switch, rows: int, device: torch.device) -> Tensor | None:
-    """What a switch says, as one factor a row and adapter, (B, A) float32; None where all are off."""
-    if switch.gate is not None:
-        return torch.tensor([switch.gate], device=device).expand(rows, -1)
-    return switch.rows
 
 
 def switch_of(network: Decoder) -> Switch | None:

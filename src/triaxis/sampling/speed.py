@@ -223,6 +223,7 @@ class Case:
     temperature: float = 0.0
     changes: tuple[tuple[str, object], ...] = ()
     reference: bool = False
+    ragged: int = 0  # so many prompts of unlike lengths, in batches of like lengths, as a study has them
     adapter: bool = False  # one beside every matrix, set before each pass as a study's schedule does
 
 
@@ -235,10 +236,12 @@ CASES = (
     Case("engine, dual cache", 1, changes=DUAL), Case("engine, dual cache", 16, changes=DUAL),
     Case("engine, dual cache", 64, changes=DUAL),
     Case("engine, adapter on", 1, adapter=True), Case("engine, adapter on", 16, adapter=True),
+    Case("engine, ragged prompts", 16, ragged=64),
+    Case("engine, prefix cache", 16, changes=(("cache", "prefix"),)),
 )  # fmt: skip
 QUICK = (Case("reference", 1, reference=True), Case("reference", 4, reference=True), Case("engine", 1),
          Case("engine", 4), Case("engine", 4, 0.7), Case("engine, dual cache", 4, changes=DUAL),
-         Case("engine, adapter on", 4, adapter=True))  # fmt: skip
+         Case("engine, adapter on", 4, adapter=True), Case("engine, ragged prompts", 4, ragged=8))  # fmt: skip
 
 
 def of_shape(shape: str, *, device: torch.device, quick: bool = False, budget: float = 420.0) -> Report:
@@ -311,32 +314,48 @@ class _Bench:
         return generate(self.model, self.prompts[:batch].to(self.device), d, self.config.mask_token_id)
 
     def engine(self, batch: int, d: Decode, *, adapter: bool = False, graphed: bool = True) -> list[list[int]]:
+        return self.decode(self.prompts[:batch].tolist(), d, adapter, graphed)
+
+    def decode(
+        self, prompts: Sequence[Sequence[int]], d: Decode, adapter: bool = False, graphed: bool = True
+    ) -> list[list[int]]:
         network, before = self.network, None
         if adapter:
             self.mounted = mounted = self.mounted or with_adapter(self.network)
             network, before = mounted.network, lambda _: mounted.switch.set([(1.0,)])
         rows = denoise(
-            network, self.prompts[:batch].tolist(), [stream_key("speed", i) for i in range(batch)], d,
+            network, prompts, [stream_key("speed", i) for i in range(len(prompts))], d,
             mask_id=self.config.mask_token_id, eos_ids=[self.config.eos_token_id], device=self.device, before=before,
             graphed=graphed,
         )  # fmt: skip
         return [r.ids for r in rows]
 
+    def ragged(self, count: int) -> list[list[int]]:
+        """Prompts shortest first, their lengths log-normal about 120 and within 60 to 300, as of word problems."""
+        draws = torch.randn(count, generator=torch.Generator().manual_seed(2))
+        lengths = (4.8 + 0.4 * draws).exp().clamp(60, 300).long().clamp(max=2 * PROMPT)
+        both = torch.cat((self.prompts, self.prompts.roll(1, 0)), 1)
+        return sorted((both[i, :n].tolist() for i, n in enumerate(lengths.tolist())), key=len)
+
     def time(self, case: Case, ceiling_tflops: float) -> Timing:
         d = replace(self.d, temperature=case.temperature, **dict(case.changes))  # type: ignore[arg-type]
         short = replace(d, steps=2 * d.blocks)  # compiles, captures and fills allocators
 
+        prompts = self.ragged(case.ragged) if case.ragged else self.prompts[: case.batch].tolist()
+
         def run(protocol: Decode) -> None:
             if case.reference:
                 self.reference(case.batch, protocol)
-            else:
-                self.engine(case.batch, protocol, adapter=case.adapter)
+                return
+            for at in range(0, len(prompts), case.batch):
+                self.decode(prompts[at : at + case.batch], protocol, case.adapter)
 
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         run(short)
-        seconds = best_of({"": lambda: run(d)}, 2 if case.batch < 16 else 1, self.device)[""] / case.batch
-        flops = decode_flops(sizes(self.config), PROMPT, d.gen_length, d.block_length, d.steps)
+        seconds = best_of({"": lambda: run(d)}, 2 if case.batch < 16 else 1, self.device)[""] / len(prompts)
+        work = [decode_flops(sizes(self.config), len(p), d.gen_length, d.block_length, d.steps) for p in prompts]
+        flops = sum(work) / len(work)  # of useful tokens: padding is not work
         share = flops / seconds / (ceiling_tflops * 1e12) if d.exact else None
         memory = torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
         return Timing(case.name, case.batch, case.temperature, seconds, share, memory)
