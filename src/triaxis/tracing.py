@@ -94,9 +94,9 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
 
-    def hidden(self, ids: Any, valid: Any = None, select: Any = None, *rest: Any) -> Any:
+    def hidden(self, ids: Any, valid: Any = None, select: Any = None, *rest: Any, **named: Any) -> Any:
         self._select = select
-        return self._network.hidden(ids, valid, select, *rest)
+        return self._network.hidden(ids, valid, select, *rest, **named)
 
     def head(self, hidden: Any) -> Any:
         from torch.special import entr
