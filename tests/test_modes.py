@@ -219,6 +219,45 @@ def test_each_kind_of_pass_has_a_compiled_function_of_its_own(
     assert len({f.__code__ for f in compiled}) == 6
 
 
+@pytest.mark.slow
+def test_layers_with_and_without_adapters_compile_whole_and_once(
+    tiny: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Through torch's own tracer, which refuses what it cannot take: one graph a kind of pass, and the same tokens."""
+    from functools import partial
+
+    from torch._dynamo.utils import counters
+
+    from triaxis.models.adapters import linear_names, save_adapter
+    from triaxis.sampling import denoise as module
+    from triaxis.sampling import graphs
+
+    g, network, pairs = torch.Generator().manual_seed(1), tiny.checkpoint.network, {}
+    for name in (n for n in linear_names(network) if ".blocks." in n):
+        up, down = network.get_submodule(name).weight.shape  # type: ignore[misc, union-attr]
+        pairs[name] = (torch.randn(2, down, generator=g) * 0.1, torch.randn(up, 2, generator=g) * 0.3)
+    save_adapter(tmp_path / "a", pairs, {"r": 2, "lora_alpha": 2, "target_modules": list(pairs)}, {})
+    executor = tiny.with_adapters(f"{tmp_path / 'a'}@last:2")
+    d = replace(tiny.default_decode(), steps=12, cache="dual", stop="canvas")
+    prompts = [tiny.prompt_ids(text) for text in ("2+3", "What is 7 less 4?", "Tom has 3.")]
+    plain = executor.generate_ids(prompts, d)
+
+    def graphed(network: Any, device: object, job: Any) -> graphs.Graphs:
+        graphs.compile_layers(network)
+        return graphs.Graphs(network, job.d, job.whole_step, lambda run, _: run, graphs.switch_of(network))
+
+    whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(graphs, "_LAYERS", {})
+    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (whole,))
+    monkeypatch.setattr(module, "_graphs", graphed)
+    torch._dynamo.reset()
+    before = counters["stats"]["unique_graphs"]
+    assert executor.generate_ids(prompts, d) == plain
+    assert not any(c.failed for c in graphs._LAYERS.values())
+    assert counters["stats"]["unique_graphs"] - before == len(graphs._LAYERS) == 8
+    assert not counters["graph_break"]
+
+
 def test_the_cause_of_a_compilers_failure_is_shown() -> None:
     from triaxis.sampling.graphs import cause_of
 
