@@ -18,7 +18,8 @@ import typer
 
 import triaxis.study
 from triaxis.cli import app, evidence, main  # noqa: F401 - evidence registers its commands
-from triaxis.cli.study import Bar, default_folder
+from triaxis.cli.options import Bar
+from triaxis.cli.study import default_folder
 from triaxis.errors import UndefinedEstimate
 from triaxis.sampling import executor
 from triaxis.store import Store

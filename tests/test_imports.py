@@ -25,6 +25,7 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("harness",),
     ("branching", "tracing"),
     ("study",),
+    ("summary",),
     ("jobs",),
     ("compute",),
     ("train",),

@@ -14,7 +14,8 @@ from triaxis.errors import UserError
 from triaxis.estimate import prereg
 from triaxis.sampling.executor import Executor
 from triaxis.store import Store
-from triaxis.study import Study, regrade
+from triaxis.study import Study
+from triaxis.summary import regrade
 
 FAST = {"steps": 12, "stop": "eos_block"}
 

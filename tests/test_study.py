@@ -21,6 +21,7 @@ import pytest
 
 import triaxis.jobs
 import triaxis.study
+import triaxis.summary
 from triaxis.conditions import Condition
 from triaxis.errors import UndefinedEstimate, UserError, override
 from triaxis.jobs import Arms, executor_card, jobs
@@ -241,9 +242,9 @@ def test_regrade_restores_grades_and_asks_the_second_grader_or_not(mine: Path) -
     grades = contents(mine)[2]
     with Store(mine / "rows.sqlite", write=True) as store:
         store.replace_grades(replace(g, verdict="wrong") for g in grades.values())
-    assert triaxis.study.regrade(mine) == summary
+    assert triaxis.summary.regrade(mine) == summary
     assert contents(mine)[2] == grades
-    triaxis.study.regrade(mine, second=False)
+    triaxis.summary.regrade(mine, second=False)
     assert {g.second for g in contents(mine)[2].values()} == {-1}
     assert {g.second for g in grades.values()} <= {0, 1}
 
@@ -265,7 +266,7 @@ def test_an_unfinished_study_is_not_summarised(mine: Path) -> None:
     with sqlite3.connect(mine / "rows.sqlite") as db:
         db.execute("DELETE FROM rows WHERE condition = 'vote' AND branch > 2")
     with pytest.raises(UndefinedEstimate, match="condition 'vote' has all its rows for 0 of 6 items; run the study"):
-        triaxis.study.regrade(mine)
+        triaxis.summary.regrade(mine)
     SMALL.run(mine)  # nothing says it is unfinished but its rows; the summary is still the one of the whole
     (mine / "summary.json").unlink()
     rows = SMALL.run(mine) and contents(mine)[0]
@@ -439,7 +440,7 @@ def test_a_changed_file_is_another_task(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its task revision is"):
         study.run(tmp_path / "out")
     with pytest.raises(UserError, match="is now revision"):
-        triaxis.study.regrade(tmp_path / "out")
+        triaxis.summary.regrade(tmp_path / "out")
 
 
 def test_the_smallest_study(tmp_path: Path) -> None:

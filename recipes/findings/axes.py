@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from triaxis import branching
-from triaxis.study import Study, regrade
+from triaxis.study import Study
+from triaxis.summary import regrade
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTORS = ("tiny-0", "tiny-1", "tiny-2")

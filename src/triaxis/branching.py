@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from triaxis.errors import UserError
 from triaxis.jobs import Progress, silent
-from triaxis.study import Study, held_protocol, write_json
+from triaxis.study import Study
+from triaxis.summary import held_protocol, write_json
 
 if TYPE_CHECKING:
     from triaxis.estimate.arms import Table

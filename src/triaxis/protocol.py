@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _STUDY = ("n", "seeds", "task", "executor", "decode", "planners", "conditions", "adapters", "engine", "items_hash")
-_SAMPLE = ("conditions", "planners", "seeds", "n", "spec", "left_out")  # names the arms and the sample rather than the protocol
+_SAMPLE = (
+    "conditions",
+    "planners",
+    "seeds",
+    "n",
+    "spec",
+    "left_out",
+)  # names the arms and the sample rather than the protocol
 _ARM = ("scaffold", "plan", "branches", "decode", "writer", "variants", "adapter")  # what makes a condition's rows
 _ABSENT = object()
 

@@ -12,19 +12,17 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from triaxis.conditions import Condition, load_preset, select
-from triaxis.cost import dollars
 from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, executor_card, sample, silent
 from triaxis.protocol import first_difference as _difference
-from triaxis.store import GradeRow, Row, Store, identity
+from triaxis.store import Store, identity
+from triaxis.summary import GRADER, grade, held_protocol, summarise, write_json
 from triaxis.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from triaxis.tasks.base import Item, Task
 
 TINY_PLANNERS = ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")
-GRADER = "numeric-1"  # version of the grading rules; grades can be re-made from stored text
 
 Finish = Callable[[Path], object]  # what is made of a folder once its summary is written
 
@@ -190,15 +187,6 @@ def settled(store: Store, protocol: Mapping[str, Any], left: int) -> bool:
         or not sequential.resolvable(gain, loss, left, comparisons=len(counts))
         for gain, loss in counts
     )
-
-
-def held_protocol(folder: Path) -> dict[str, Any]:
-    """The protocol card of the study in a folder. UserError if no study was started there."""
-    with Store(folder / "rows.sqlite", write=False) as store:
-        held = store.get("protocol")
-    if held is None:
-        raise UserError(f"{folder}: no study was started there; run triaxis diagnose --out {folder}")
-    return dict(json.loads(held))
 
 
 def finished(study: Study, out: Path) -> dict[str, Any] | None:
@@ -387,121 +375,3 @@ def bind(store: Store, s: OpenStudy, out: Path) -> None:
     if held is None:
         store.set("protocol", json.dumps(s.protocol, ensure_ascii=False))
     write_json(out / "protocol.json", before)
-
-
-def grade(
-    store: Store, task: Task, items: Sequence[Item], progress: Progress = silent,
-    *, second: bool = True, keep: Mapping[str, GradeRow] = MappingProxyType({}),
-) -> None:  # fmt: skip
-    """Grade every stored row that has no grade in `keep`; the result replaces all stored grades. Needs no model."""
-    from triaxis.tasks.grading import grade_many
-
-    item = {i.id: i for i in items}
-    rows = [r for r in store.rows() if r.item in item]
-    made = [keep[r.id] for r in rows if r.id in keep]
-    asked = {None: -1, True: 1, False: 0}
-    for _, group in groupby((r for r in rows if r.id not in keep), key=lambda r: r.condition):
-        progress("grading", len(made), len(rows))
-        part = list(group)
-        graded = grade_many(task, [r.text for r in part], [item[r.item] for r in part], second=second)
-        made += [GradeRow(r.id, g.verdict, g.answer, g.how, asked[g.second]) for r, g in zip(part, graded, strict=True)]
-    store.replace_grades(made)
-    store.set("grader", GRADER)
-    progress("grading", len(rows), len(rows))
-
-
-def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The contract's summary object, from stored rows, grades and plans alone."""
-    from triaxis.estimate import axes
-
-    rows, n = store.rows(), int(store.get("items") or protocol["n"])
-    t = axes.arrange(rows, store.grades(), store.plans(), protocol["conditions"], n)
-    lines = axes.condition_rows(t)
-    seconds, price = float(store.get("seconds") or 0), store.get("price_per_hour")
-    paid = dollars(seconds, None if price is None else float(price))
-    found = axes.axes(t, {p["name"]: p["parameters"] for p in protocol["planners"]})
-    return {
-        "schema": 1,
-        "study": {
-            "executor": protocol["executor"]["name"],
-            "planners": [p["name"] for p in protocol["planners"]],
-            "task": protocol["task"]["name"],
-            "n": n,
-            "seeds": protocol["seeds"],
-            "protocol_hash": protocol["protocol_hash"],
-        },
-        "conditions": lines,
-        "axes": found,
-        "cost": {
-            "seconds": round(seconds, 1),
-            **_work(rows, protocol),
-            "dollars": paid if paid is None else round(paid, 4),
-        },
-        "warnings": [*_notes(protocol, n), *axes.warnings(t, lines, found)],
-    }
-
-
-def _work(rows: Sequence[Row], protocol: Mapping[str, Any]) -> dict[str, int]:
-    """Forwards and tokens of what ran: rows with one prompt and one random stream were sampled once and count once."""
-    base, cards = protocol["decode"], {c["name"]: c for c in protocol["conditions"]}
-
-    @cache
-    def settings(condition: str, branch: int) -> tuple[str, bool]:
-        c = cards[condition]
-        changed = c["variants"][branch % len(c["variants"])]["decode"] if c["variants"] else {}
-        decode = {**base, **c["decode"], **changed}
-        key = json.dumps([decode, c["writer"], c["adapter"], c["watch"]], sort_keys=True)
-        return key, decode["temperature"] > 0 or decode["remasking"] == "random"
-
-    ran = {}
-    for r in rows:
-        key, draws = settings(r.condition, r.branch)
-        ran[r.prompt, key, (r.item, r.seed, r.branch) if draws else None] = r
-    return {"forwards": sum(r.forwards for r in ran.values()), "tokens": sum(r.tokens for r in ran.values())}
-
-
-def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
-    """What a reader must know of the protocol before reading the numbers."""
-    left_out: dict[str, list[str]] = {}
-    for name, reason in protocol.get("left_out", {}).items():
-        left_out.setdefault(reason, []).append(name)
-    for reason, names in left_out.items():
-        yield f"left out {', '.join(names)}: {reason}"
-    if n < protocol["n"]:
-        yield (
-            f"stopped at {n} of {protocol['n']} items: every main contrast was resolved, or could not be any more; "
-            "intervals and p-values are for a fixed N and read too narrow after an early stop"
-        )
-    first, *others = protocol["seeds"]
-    once = sum(c["completions"] == c["branches"] for c in protocol["conditions"])
-    if others and once:
-        yield f"{once} conditions ran under seed {first} only: at temperature 0 seeds are no replicates"
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON by replacing the file in one move."""
-    scratch = path.with_suffix(".partial")
-    try:
-        scratch.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    except OSError as e:
-        raise UserError(f"{path}: cannot write ({e.strerror}); rows already written are safe") from None
-
-
-def regrade(folder: Path, progress: Progress = silent, *, second: bool = True) -> dict[str, Any]:
-    """Grade a finished study's stored texts again, re-make its summary, and return it."""
-    from triaxis.tasks import load_task
-
-    protocol = held_protocol(folder)
-    study = Study.from_spec(protocol["spec"])
-    task = load_task(study.task)
-    if task.revision != protocol["task"]["revision"]:
-        was = protocol["task"]["revision"]
-        raise UserError(f"{folder}: task {study.task!r} is now revision {task.revision}, its rows are of {was}")
-    with Store(folder / "rows.sqlite", write=True) as store:
-        grade(store, task, task.items(study.n, seed=study.seeds[0]), progress, second=second)
-        summary = summarise(store, protocol)
-        write_json(folder / "summary.json", summary)
-    if not (folder / "protocol.json").exists():  # rows alone were brought here
-        write_json(folder / "protocol.json", protocol)
-    return summary

@@ -91,7 +91,7 @@ def agreement(
     json_: Json = False,
 ) -> None:
     """Tokens changed, answers flipped, accuracy lost and time saved by each approximate mode, on your own task."""
-    from triaxis.cli.study import _settings
+    from triaxis.cli.options import settings
     from triaxis.sampling.agreement import agreement as compare
     from triaxis.sampling.agreement import presets
     from triaxis.sampling.executor import load_executor
@@ -103,7 +103,7 @@ def agreement(
     known = load_task(task)
     items = known.items(n, seed=seed)
     loaded = load_executor(executor, device=device)
-    decode = override(loaded.default_decode(), _settings(setting or []))
+    decode = override(loaded.default_decode(), settings(setting or []))
 
     prompts = [loaded.prompt_ids(item.question) for item in items]
     names = [m.strip() for m in modes.split(";") if m.strip()]

@@ -33,11 +33,11 @@ def diversity(
 ) -> None:
     """Measure the diversity that voting can use, and whether training expanded or collapsed it."""
     from triaxis.branching import Branching
-    from triaxis.cli.study import Bar, _settings
+    from triaxis.cli.options import Bar, settings
 
     measured = Branching(
         executor=executor, after=after, adapter=adapter, task=task, n=n, k=k, temperatures=_numbers(temperatures),
-        seed=seed, decode=_settings(setting or []), device=device, match_by=match, budget=budget,
+        seed=seed, decode=settings(setting or []), device=device, match_by=match, budget=budget,
         judge=judge,
     )  # fmt: skip
     with Bar() as bar:

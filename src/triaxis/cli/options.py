@@ -1,10 +1,12 @@
-"""Options that several of the evidence commands take."""
+"""What several commands take and show: common options, how settings are spelled, and the progress bar."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from triaxis.errors import UserError
 
 if TYPE_CHECKING:
     from triaxis.estimate.audit import Assumed
@@ -33,3 +35,72 @@ def assumed(discordance: float | None, task: str) -> Assumed:
     from triaxis.estimate.audit import Assumed, assumed_discordance
 
     return assumed_discordance(task) if discordance is None else Assumed(share=discordance, source="given")
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    return tuple(n.strip() for n in text.split(",") if n.strip()) if text else ()
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(s) for s in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--seed {text!r} is not a whole number or a comma-separated list of them, such as 0 or 0,1,2"
+        ) from None
+
+
+def settings(pairs: list[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set {pair!r} is not of the form name=value, such as steps=48")
+        found[name.strip()] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None if text.lower() == "none" else text
+
+
+class Bar:
+    """A progress bar on stderr with the time left; silent when stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.stages: dict[str, Any] = {}
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self.stages:
+            for other in self.stages.values():
+                self.progress.update(other, completed=self.progress.tasks[other].total)
+            self.stages[stage] = self.progress.add_task(stage, total=total, completed=done)
+        else:
+            self.progress.update(self.stages[stage], completed=done, total=total)

@@ -69,7 +69,7 @@ def build_bank(
     json_: Json = False,
 ) -> None:
     """Make a planner's plans and write them as a bank. Goes on where it stopped; a larger --n extends a bank."""
-    from triaxis.cli.study import Bar, _settings
+    from triaxis.cli.options import Bar, settings
     from triaxis.plans.build import build
     from triaxis.tasks import load_task
 
@@ -81,7 +81,7 @@ def build_bank(
     command = " ".join(("triaxis plans build", *(f"--{name} {shlex.quote(str(value))}" for name, value in told)))
     with Bar() as bar:
         made = build(
-            _opened(planner, _settings(setting or [])),
+            _opened(planner, settings(setting or [])),
             of,
             n,
             out,
@@ -164,7 +164,7 @@ def export_plans(
 ) -> None:
     """Write the plans of one planner that a study's store holds as a bank."""
     from triaxis.plans.build import export
-    from triaxis.study import held_protocol
+    from triaxis.summary import held_protocol
     from triaxis.tasks import load_task
 
     name = task or held_protocol(folder)["task"]["name"]

@@ -83,7 +83,7 @@ def forecast(study: Study, price_per_hour: float | None = None) -> Forecast:
 
 def _work(opened: OpenStudy, rows: list[Row]) -> tuple[int, int, int]:
     """Forwards, tokens and the executor's operations, identical work counted once."""
-    from triaxis.study import _work as ran
+    from triaxis.summary import work as ran
 
     written = {c.name for c in opened.arms.table if c.writer}
     all_ = ran(rows, opened.protocol)
@@ -127,7 +127,7 @@ def priced(folder: Path, price_per_hour: float) -> dict[str, Any]:
     """The summary with dollars: what an hour of the machine costs is stored, and a later `grade` keeps it."""
     from triaxis.report import render
     from triaxis.store import Store
-    from triaxis.study import held_protocol, summarise, write_json
+    from triaxis.summary import held_protocol, summarise, write_json
 
     protocol = held_protocol(folder)
     with Store(folder / "rows.sqlite", write=True) as store:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from triaxis.cli import app, print_json
+from triaxis.cli.options import Bar, names, numbers, settings
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,75 +20,6 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Study")
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a study (rows.sqlite, summary.json).")]
-
-
-class Bar:
-    """A progress bar on stderr with the time left; silent when stderr is not a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-        )  # fmt: skip
-        self.stages: dict[str, Any] = {}
-
-    def __enter__(self) -> Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self.stages:
-            for other in self.stages.values():
-                self.progress.update(other, completed=self.progress.tasks[other].total)
-            self.stages[stage] = self.progress.add_task(stage, total=total, completed=done)
-        else:
-            self.progress.update(self.stages[stage], completed=done, total=total)
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(n.strip() for n in text.split(",") if n.strip()) if text else ()
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(s) for s in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--seed {text!r} is not a whole number or a comma-separated list of them, such as 0 or 0,1,2"
-        ) from None
-
-
-def _settings(pairs: list[str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--set {pair!r} is not of the form name=value, such as steps=48")
-        found[name.strip()] = _value(value.strip())
-    return found
-
-
-def _value(text: str) -> object:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None if text.lower() == "none" else text
 
 
 @app.command()
@@ -143,10 +75,10 @@ def diagnose(
 
     typed = _given(context)
     asked: dict[str, Any] = {
-        "executor": executor, "planners": TINY_PLANNERS if planners is None else _names(planners), "task": task, "n": n,
-        "seeds": _seeds(seed), "conditions": _names(conditions),
-        "decode": {**speed_settings(speed, executor, task), **_settings(setting or [])},
-        "writing": _settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter,
+        "executor": executor, "planners": TINY_PLANNERS if planners is None else names(planners), "task": task, "n": n,
+        "seeds": numbers(seed), "conditions": names(conditions),
+        "decode": {**speed_settings(speed, executor, task), **settings(setting or [])},
+        "writing": settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter,
         "preset": preset, "stop_when": stop_when,
     }  # fmt: skip
     study = Study.from_spec({**asked, **{k: v for k, v in load_preset(preset).study.items() if k not in typed}})
@@ -264,7 +196,7 @@ def grade(
 ) -> None:
     """Grade a study's stored texts again and re-make its summary and report; needs no model."""
     from triaxis.report import render
-    from triaxis.study import regrade
+    from triaxis.summary import regrade
 
     with Bar() as bar:
         summary = regrade(folder, bar, second=second)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from triaxis.cli import app, print_json
-from triaxis.cli.options import Json
-from triaxis.cli.study import _settings
+from triaxis.cli.options import Json, settings
 from triaxis.errors import UserError, lookup, override
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _record(
     from triaxis.tracing import record
 
     loaded = load_executor(spec, device=device)
-    decode = override(loaded.default_decode(), _settings(changes))
+    decode = override(loaded.default_decode(), settings(changes))
     return [
         record(loaded.with_adapters(arm[-1]), prompt, decode, **options(arm[0]))
         for arm, prompt in zip(arms, prompts, strict=True)

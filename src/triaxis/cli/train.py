@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from triaxis.cli import app, print_json
-from triaxis.cli.options import Json
-from triaxis.cli.study import Bar, _names, _seeds, _settings
+from triaxis.cli.options import Bar, Json, names, numbers, settings
 
 if TYPE_CHECKING:
     from triaxis.train.recipes import Recipe
@@ -36,7 +35,7 @@ def recipe_of(kind: str, executor: str, changes: list[str] | None) -> Recipe:
 
     family = str(read_config(find_folder(executor, "executor")).get("triaxis_family", ""))
     tuples = {f.name for f in fields(Recipe) if str(f.type).startswith("tuple")}
-    given = _settings(changes or [])
+    given = settings(changes or [])
     for name in tuples & set(given):
         parts = str(given[name]).split(",")
         given[name] = tuple(parts) if name == "targets" else tuple(float(p) for p in parts)
@@ -53,8 +52,8 @@ def _train(
 
     wanted = Repair(
         kind=kind, recipe=recipe_of(kind, executor, setting), executor=executor, task=task, items=items, n=n,
-        planners=TINY_PLANNERS if planners is None else _names(planners), seeds=_seeds(seeds), control=control,
-        device=device, conditions=_names(conditions),
+        planners=TINY_PLANNERS if planners is None else names(planners), seeds=numbers(seeds), control=control,
+        device=device, conditions=names(conditions),
     )  # fmt: skip
     with Bar() as bar:
         found = run_repair(wanted, out, bar)
@@ -154,12 +153,12 @@ def distill(
 
     wanted = Distil(
         recipe=recipe_of("consensus", executor, setting), regime=regime, label=label, items=items, n=n, k=k,
-        blocks=_seeds(blocks), seeds=_seeds(seeds),
+        blocks=numbers(blocks), seeds=numbers(seeds),
     )  # fmt: skip
     bench = Bench(load_executor(executor, device=device), load_task(task), out / "rows.sqlite")
     with Bar() as bar:
         if diagnose:
-            found = explain(bench, wanted, out, factors=_names(factors), note=bar)
+            found = explain(bench, wanted, out, factors=names(factors), note=bar)
         else:
             found = distil(bench, wanted, out, note=bar)
     path = write(found, out, "diagnosis" if diagnose else "distillation")

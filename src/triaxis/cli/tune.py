@@ -51,7 +51,7 @@ def tune(
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")] = False,
 ) -> None:
     """Measure every approximate mode on your task and keep what --speed balanced and fast mean there."""
-    from triaxis.cli.study import _settings
+    from triaxis.cli.options import settings
     from triaxis.sampling.agreement import agreement, presets
     from triaxis.sampling.executor import load_executor
     from triaxis.sampling.speed import say
@@ -61,7 +61,7 @@ def tune(
         raise UserError(f"--margin {margin:g} is not a share between 0 and 1; write five points as 0.05")
     known, loaded = load_task(task), load_executor(executor, device=device)
     items = known.items(n, seed=seed)
-    decode = override(loaded.default_decode(), _settings(setting or []))
+    decode = override(loaded.default_decode(), settings(setting or []))
     prompts = [loaded.prompt_ids(item.question) for item in items]
     names = [m.strip() for m in modes.split(";") if m.strip()]
     rows = agreement(loaded, prompts, decode, grader(known, items), margin=margin, modes=names, say=say)
