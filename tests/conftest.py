@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from places import PARITY
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from triaxis.models.planner import Planner
     from triaxis.sampling.executor import Executor
-
-PARITY = Path(__file__).parent / "parity" / "llada_tiny"
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+pytest.importorskip("lm_eval", reason="pip install triaxis[lm-eval]")
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import PARITY
+from places import PARITY
 from torch import Tensor
 
 from triaxis.models.llada import LladaConfig, LladaNetwork

@@ -492,6 +492,7 @@ def test_loading_a_planner_leaves_the_logging_of_transformers_alone(planner_fold
 
 def test_four_bits_are_the_network_of_the_rounded_weights(folder: Path) -> None:
     """The projections of the layers are NF4 and four times smaller than bf16; the rest is as it was."""
+    pytest.importorskip("bitsandbytes", reason="pip install triaxis[quantize]")
     from bitsandbytes.functional import dequantize_4bit
 
     whole, small = load_checkpoint(str(folder), dtype="bf16"), load_checkpoint(str(folder), dtype="4bit")
@@ -513,6 +514,7 @@ def test_four_bits_are_the_network_of_the_rounded_weights(folder: Path) -> None:
 
 
 def test_an_executor_in_four_bits_takes_adapters(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="pip install triaxis[quantize]")
     from triaxis.models.adapters import linear_names, save_adapter
 
     executor = triaxis.load_executor(str(folder), dtype="4bit")

@@ -270,6 +270,7 @@ def test_the_cause_of_a_compilers_failure_is_shown() -> None:
 @pytest.mark.slow
 def test_the_kernel_by_hand_is_the_plain_choice() -> None:
     """Triton's interpreter runs it on a CPU, in a process of its own: kernels are made for one or the other."""
+    pytest.importorskip("triton", reason="comes with torch's CUDA builds")
     program = """
 import torch
 from triaxis.sampling import kernels

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PARITY
 from hypothesis import given
 from hypothesis import strategies as st
+from places import PARITY
 from scipy import stats
 from torch import Tensor
 

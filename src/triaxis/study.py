@@ -203,7 +203,7 @@ def finished(study: Study, out: Path) -> dict[str, Any] | None:
 
 def sources(study: Study, protocol: Mapping[str, Any]) -> str:
     """A hash of what a summary is made from: the settings, the models' files, the task's data, the versions."""
-    from triaxis.models.folder import find_folder, fingerprint
+    from triaxis.models.folder import find_checkpoint, fingerprint
     from triaxis.sampling.schedule import ENGINE
     from triaxis.tasks import load_task
 
@@ -211,7 +211,7 @@ def sources(study: Study, protocol: Mapping[str, Any]) -> str:
         {
             "spec": study.spec(),
             "files": [
-                fingerprint(find_folder(study.executor, "executor")),
+                fingerprint(find_checkpoint(study.executor, "executor")[0]),
                 *(_source(p["name"], p["identity"]) for p in protocol["planners"]),
             ],
             "task": load_task(study.task).revision,
@@ -271,7 +271,7 @@ class OpenStudy:
 
 def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
     """Check every name and load the executor and the task, before anything is written."""
-    from triaxis.models.folder import find_folder
+    from triaxis.models.folder import find_checkpoint
     from triaxis.models.planner import check_planner
     from triaxis.tasks import load_task
 
@@ -279,7 +279,7 @@ def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
     items = task.items(study.n, seed=study.seeds[0])
     for planner in study.planners:
         check_planner(planner)
-    find_folder(study.executor, "executor")
+    find_checkpoint(study.executor, "executor")
     runnable(study, task, "")  # what the user must mend is said before anything is loaded
     progress("loading", 0, 1)
     from triaxis.plans.sources import Maker, planner_table

@@ -16,6 +16,7 @@ from triaxis.models.adapters import Mounted, mount, read_adapter
 from triaxis.models.folder import open_tokenizer
 from triaxis.models.load import Checkpoint, load_checkpoint
 from triaxis.models.schedules import Schedule, conductor
+from triaxis.sampling.cache import fitting_tokens
 from triaxis.sampling.denoise import Denoised, Moment, denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
@@ -42,7 +43,7 @@ class Executor:
     """A loaded diffusion language model. Made by `load_executor`."""
 
     checkpoint: Checkpoint
-    batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 1,536 on a CPU, 65,536 on a GPU
+    batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 1,536 on a CPU, what fits on a GPU
     adapters: Mounted | None = None
     schedule: str = ""  # the adapter schedule of every prompt that does not bring its own
 
@@ -187,7 +188,7 @@ class Executor:
         for i, (prompt, key, spec) in enumerate(zip(prompts, keys, specs, strict=True)):
             places.setdefault((tuple(prompt), key if decode.draws else 0, spec), []).append(i)
         device = next(self.checkpoint.network.parameters()).device
-        budget = self.batch_tokens or (1536 if device.type == "cpu" else 65536)  # a CPU is fastest near its cache size
+        budget = self.batch_tokens or self._budget(prompts, decode, device.type)
         waiting = list(_batches(places, decode.gen_length, budget))[::-1]
         while waiting:
             batch = waiting.pop()
@@ -229,6 +230,13 @@ class Executor:
                 if name not in known:
                     raise UserError(f"adapter {name!r} (schedule {spec!r}) is not mounted; use executor.with_adapters")
         return made
+
+    def _budget(self, prompts: Sequence[Sequence[int]], decode: Decode, device: str) -> int:
+        """Canvas tokens of one forward pass: a CPU is fastest near its cache's size, a GPU takes what fits."""
+        if device == "cpu" or not prompts:
+            return 1536
+        longest = max(map(len, prompts)) + decode.gen_length
+        return fitting_tokens(self.checkpoint.network, self.checkpoint.config.rows, decode, longest)
 
     def _check_protocol(self, decode: Decode, watch: bool) -> None:
         block = self.checkpoint.network.shape.attend_block
