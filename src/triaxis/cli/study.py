@@ -166,16 +166,20 @@ def report(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Re-make a study's report from its files; needs no model."""
-    from triaxis.report import render
+    """Re-make a study's report from its files, unless the one there is current; needs no model."""
+    from triaxis.report import current, render
+
+    if markdown + latex + json_ > 1:
+        raise UserError("--markdown, --latex and --json each take stdout; give one of them")
+    path = folder / "report.html" if current(folder) else render(folder)
+    if not (markdown or latex or csv or figures is not None):
+        print_json({"report": str(path)}) if json_ else sys.stdout.write(f"report: {path}\n")
+        return
     from triaxis.report.export import latex as tex
     from triaxis.report.export import write_csv, write_figures
     from triaxis.report.load import load
     from triaxis.report.markdown import markdown as tables
 
-    if markdown + latex + json_ > 1:
-        raise UserError("--markdown, --latex and --json each take stdout; give one of them")
-    path = render(folder)
     summary, _, store = load(folder)
     with store:
         files = write_csv(summary, folder / "tables") if csv else []

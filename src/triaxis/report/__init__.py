@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from triaxis.store import Store
 
-__all__ = ["render", "write_report"]
+__all__ = ["current", "render", "write_report"]
+
+
+def current(folder: Path) -> bool:
+    """Whether folder/report.html is newer than the files it is made of and than the code that makes it."""
+    home = Path(__file__).parent
+    sources = [*(Path(folder) / n for n in ("summary.json", "protocol.json", "rows.sqlite")), *home.rglob("*.*")]
+    try:
+        made = (Path(folder) / "report.html").stat().st_mtime_ns
+        return all(made >= p.stat().st_mtime_ns for p in sources if p.suffix != ".pyc")
+    except OSError:
+        return False
 
 
 def render(folder: Path) -> Path:

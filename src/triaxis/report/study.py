@@ -10,14 +10,13 @@ from typing import Any
 
 from triaxis import study
 from triaxis.jobs import Progress, silent
-from triaxis.report import render
+from triaxis.report import current, render
 from triaxis.study import Finish
 
 
 def page(folder: Path) -> None:
-    """Write the page of a finished study, unless it is there and no older than the summary."""
-    made, summary = folder / "report.html", folder / "summary.json"
-    if not made.is_file() or made.stat().st_mtime_ns < summary.stat().st_mtime_ns:
+    """Write the page of a finished study, unless the one there is current."""
+    if not current(folder):
         render(folder)
 
 
