@@ -154,6 +154,7 @@ def test_ratios_are_the_worse_of_the_temperatures(tiny: Executor) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_shape_with_random_weights_runs_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(speed.SHAPES["small"], n_layers=1, d_model=32, mlp_hidden_size=48)
     monkeypatch.setitem(speed.SHAPES, "small", small)

@@ -130,6 +130,7 @@ def test_headroom_is_the_vote_of_stored_branches(bench: Bench, monkeypatch: pyte
     assert headroom(bench, items, REGIMES["default"], 3).as_dict() == h.as_dict()
 
 
+@pytest.mark.slow
 def test_without_headroom_nothing_is_trained(bench: Bench, tmp_path: Path) -> None:
     found = distil(bench, replace(SMALL, label="vote", regime="auto", items=6, k=2), tmp_path)
     assert [h["regime"] for h in found["headroom"]] == list(REGIMES)

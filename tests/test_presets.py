@@ -269,3 +269,14 @@ def test_planners_that_are_no_folders(tmp_path: Path, planner: str, monkeypatch:
     assert [p["planner"] for p in summary["axes"]["trust"]["planners"]] == [planner]
     monkeypatch.setattr("triaxis.study._made", None)  # a second run makes nothing
     assert study.run(tmp_path) == summary
+
+
+def test_what_planners_spent_is_counted_once(tmp_path: Path) -> None:
+    name = "tiny-planner-s"
+    study = Study(n=3, planners=(name,), conditions=(f"plan[{name}]", f"filler-as[{name}]"), decode={"steps": 6})
+    spent = study.run(tmp_path)["cost"]["planning"]
+    with Store(tmp_path / "rows.sqlite", write=False) as store:
+        lengths = [p.tokens for p in store.plans().values() if p.source == f"true:{name}"]
+    assert spent["forwards"] == sum(lengths) + 3  # one pass a token, the end mark's too
+    assert spent["tokens"] > spent["forwards"]
+    assert spent["requests"] == 0

@@ -95,6 +95,7 @@ def test_csv_holds_the_numbers_unrounded_and_no_formula(summary: dict[str, Any],
     assert not re.search(r"(?m)(?:^|,)\"?[=@]", path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", plots.KINDS)
 def test_figures_are_vectors_in_the_colours_of_paper(summary: dict[str, Any], tmp_path: Path, kind: str) -> None:
     made = write_figures(summary, tmp_path, kind)
@@ -124,6 +125,7 @@ def test_the_page_is_the_same_while_files_are_made(summary: dict[str, Any]) -> N
         write_figures(summary, Path("nowhere"), "pfd")
 
 
+@pytest.mark.slow
 def test_the_command(study: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(study), "--csv", "--figures", "pdf", "--json"])
     assert done.exit_code == 0, done.output

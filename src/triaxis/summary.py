@@ -7,7 +7,7 @@ it anew in any folder that holds rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from triaxis.cost import dollars
 from triaxis.errors import UserError
 from triaxis.jobs import Progress, silent
-from triaxis.store import GradeRow, Row, Store
+from triaxis.store import GradeRow, PlanRow, Row, Store
 
 if TYPE_CHECKING:
     from triaxis.tasks.base import Item, Task
@@ -81,9 +81,17 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
             "seconds": round(seconds, 1),
             **work(rows, protocol),
             "dollars": paid if paid is None else round(paid, 4),
+            "planning": planning(store.plans().values()),
         },
         "warnings": [*_notes(protocol, n), *axes.warnings(t, lines, found)],
     }
+
+
+def planning(plans: Iterable[PlanRow]) -> dict[str, int]:
+    """What models spent on writing plans: passes of their networks, tokens those read, requests to endpoints."""
+    spent = [json.loads(p.detail or "{}").get("cost", {}) for p in plans]
+    names = {"forwards": "forwards", "tokens": "forward_tokens", "requests": "requests"}
+    return {name: sum(int(s.get(key, 0)) for s in spent) for name, key in names.items()}
 
 
 def work(rows: Sequence[Row], protocol: Mapping[str, Any]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from triaxis.store import PlanRow, Store, identity
 from triaxis.tasks.base import Item, Task
 from triaxis.tasks.grading import canonical
 
+COSTS = ("forwards", "forward_tokens", "requests")  # of `Written`
 PART = 64  # plans made between two appends; a planner's own batch
 
 
@@ -70,7 +71,7 @@ def _paid(
 
     def append(places: list[int], plans: list[Written]) -> None:
         rows = [
-            PlanRow(ids[i.id], i.id, source, maker.seed, w.text, w.tokens, w.truncated, detail(w.text, i))
+            PlanRow(ids[i.id], i.id, source, maker.seed, w.text, w.tokens, w.truncated, detail(w.text, i, cost=w))
             for i, w in zip((missing[k] for k in places), plans, strict=True)
         ]
         store.append(rows)
@@ -80,14 +81,16 @@ def _paid(
     return found
 
 
-def detail(text: str, item: Item, implied: str | None = None, unchanged: bool = False) -> str:
+def detail(
+    text: str, item: Item, implied: str | None = None, unchanged: bool = False, cost: Written | None = None
+) -> str:
     """What the estimates need to know of a plan, so that they need neither tasks nor parsers, as JSON.
 
     implied: the answer it implies, as given or else read; None where none can be read. steps_right: whether its
     calculations are the gold ones; None where no gold steps are known, or the gold plan itself cannot be read in full.
     leaks: it states the right answer, in digits or in words. gold: the right answer. unchanged: true, and only there,
-    for an edit that could not change its plan. Answers are spelled as grades spell them, so that they can be compared
-    as text.
+    for an edit that could not change its plan. cost: what a model spent on it. Answers are spelled as grades spell
+    them, so that they can be compared as text.
     """
     implied = implied or read.implied_answer(text)
     return json.dumps(
@@ -97,6 +100,7 @@ def detail(text: str, item: Item, implied: str | None = None, unchanged: bool = 
             "leaks": read.leaks(text, item.answer),
             "gold": canonical(item.answer),
             **({"unchanged": True} if unchanged else {}),
+            **({} if cost is None else {"cost": {k: getattr(cost, k) for k in COSTS}}),
         }
     )
 

@@ -85,7 +85,9 @@ def _conditions(summary: Json, protocol: Json) -> list[Json]:
 def _cost(cost: Json) -> str:
     passes = f"{words.number(cost['forwards'], 0)} forward passes that read {words.number(cost['tokens'], 0)} tokens"
     dollars = "" if cost["dollars"] is None else f", {words.number(cost['dollars'], 2)} dollars"
-    return f"{words.duration(cost['seconds'])}{dollars}; {passes}."
+    plans = cost.get("planning") or {"tokens": 0}
+    wrote = f"; planners read {words.number(plans['tokens'], 0)} tokens to write plans" if plans["tokens"] else ""
+    return f"{words.duration(cost['seconds'])}{dollars}; {passes}{wrote}."
 
 
 def _footer(protocol: Json) -> str:
