@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from triaxis.branching import Branching, arm_name, ballots, reranked, table, temporal_votes
+from triaxis.branching import Branching, arm, arm_name, ballots, embedder, reranked, table, temporal_votes
 from triaxis.errors import UserError
 from triaxis.plans.judge import score
 from triaxis.store import Store
@@ -89,3 +91,14 @@ def test_a_judge_reranks_the_branches(home: Path) -> None:
 
 def test_what_a_judge_says() -> None:
     assert [score(t) for t in ("Yes.", "no, because", "NO", "it may be", "")] == [1.0, 0.0, 0.0, 0.5, 0.5]
+
+
+def test_embeddings_are_an_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"needs sentence-transformers: pip install triaxis\[embeddings\]"):
+        embedder("some-model")
+    length = SimpleNamespace(encode=lambda texts: [[float(len(t)), 1.0] for t in texts])
+    fake = SimpleNamespace(SentenceTransformer=lambda name, **_: length)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", fake)
+    found = arm(table(home / "before"), arm_name(1.5), embedder("some-model"))["trajectory"]["embedding distance"]
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 2

@@ -7,7 +7,7 @@ their ballots. So everything is resumable, and everything printed is computed fr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,8 @@ class Branching:
 
     after: another executor; adapter: a schedule put on the same one. Neither: only "before" is measured. match_by: what
     the accuracy-matched temperature makes equal, "per_branch" or "all_equal"; budget: temperatures it may try. judge: a
-    planner spec, asked which branches are right, to rerank them.
+    planner spec, asked which branches are right, to rerank them. embed: a sentence-transformers model or folder, to
+    measure how far apart the branches' texts are.
     """
 
     executor: str = "tiny"
@@ -45,6 +46,7 @@ class Branching:
     match_by: str = "per_branch"
     budget: int = 6
     judge: str = ""
+    embed: str = ""
 
     def __post_init__(self) -> None:
         if self.k < 2 or not self.temperatures or min(self.temperatures) <= 0:
@@ -72,7 +74,8 @@ class Branching:
         if self.compared:
             tables["after"] = self._table(home / "after", self.temperatures, progress, after=True)
         found: dict[str, Any] = {"schema": 1, "study": asdict(self)}
-        found |= {side: {name: arm(t, name) for name in t.role("diversity")} for side, t in tables.items()}
+        embed = embedder(self.embed) if self.embed else None
+        found |= {side: {name: arm(t, name, embed) for name in t.role("diversity")} for side, t in tables.items()}
         if self.judge:
             found["rerank"] = {
                 side: {name: reranked(t, name, self.task, self.judge) for name in t.role("diversity")}
@@ -166,7 +169,19 @@ RULES: Mapping[str, tuple[str, Mapping[str, object]]] = {
 }
 
 
-def arm(t: Table, name: str) -> dict[str, Any]:
+def embedder(name: str) -> Callable[[list[str]], Any]:
+    """Texts to vectors by a sentence-transformers model, no remote code. UserError where the package is missing."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError(
+            f"embedding with {name!r} needs sentence-transformers: pip install triaxis[embeddings]"
+        ) from None
+    model = SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    return lambda texts: model.encode(texts)
+
+
+def arm(t: Table, name: str, embed: Callable[[list[str]], Any] | None = None) -> dict[str, Any]:
     """One condition's branches: every metric with its interval, every vote rule, and what a quorum saves."""
     from triaxis.estimate import branches, trajectory
     from triaxis.estimate.diversity import metrics
@@ -186,7 +201,9 @@ def arm(t: Table, name: str) -> dict[str, Any]:
     return {
         **branches.branches(t, name),
         "metrics": {k: _plain(e) for k, e in metrics(*t.summaries(name)).items()},
-        "trajectory": {k: _plain(e) for k, e in trajectory.metrics(texts, orders, block_length=width).items()},
+        "trajectory": {
+            k: _plain(e) for k, e in trajectory.metrics(texts, orders, block_length=width, embed=embed).items()
+        },
         "votes": votes,
         "quorum": {
             r: {"saved": q.saved, "approximate": q.approximate, "flip_rate": _plain(q.flip_rate())}

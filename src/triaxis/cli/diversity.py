@@ -25,6 +25,7 @@ def diversity(
     ),
     budget: Annotated[int, typer.Option(help="Temperatures that matching may try.")] = 6,
     judge: Annotated[str, typer.Option(help="A planner spec that says which branches are right, to rerank them.")] = "",
+    embed: Annotated[str, typer.Option(help="A sentence-transformers model: distance between branches' texts.")] = "",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A decoding setting, such as steps=48.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
@@ -38,7 +39,7 @@ def diversity(
     measured = Branching(
         executor=executor, after=after, adapter=adapter, task=task, n=n, k=k, temperatures=_numbers(temperatures),
         seed=seed, decode=settings(setting or []), device=device, match_by=match, budget=budget,
-        judge=judge,
+        judge=judge, embed=embed,
     )  # fmt: skip
     with Bar() as bar:
         found = measured.run(out, bar)
