@@ -35,12 +35,12 @@ def found(home: Path) -> Mapping[str, Any]:
 def test_every_arm_has_every_metric_with_its_interval(found: Mapping[str, Any]) -> None:
     for side in ("before", "after"):
         assert list(found[side]) == ["vote@0.5", "vote@1.5"]
-        for arm in found[side].values():
-            for e in (*arm["metrics"].values(), *arm["votes"].values()):
+        for measured in found[side].values():
+            for e in (*measured["metrics"].values(), *measured["votes"].values()):
                 assert e["low"] <= e["value"] <= e["high"]
-            assert arm["votes"]["oracle"]["value"] >= arm["votes"]["majority, ties split"]["value"]
-            assert arm["quorum"]["exact"]["flip_rate"]["value"] == 0
-            assert 0 <= arm["quorum"]["exact"]["saved"] < 1
+            assert measured["votes"]["oracle"]["value"] >= measured["votes"]["majority, ties split"]["value"]
+            assert measured["quorum"]["exact"]["flip_rate"]["value"] == 0
+            assert 0 <= measured["quorum"]["exact"]["saved"] < 1
     assert set(found["changes"]) == {"vote@0.5", "vote@1.5"}
     assert found["control"]["verdict"] in ("implicit temperature", "other trajectories", "not resolved")
     assert 2 <= len(found["control"]["trials"]) <= 3
