@@ -58,13 +58,83 @@ def write_gguf(path: Path, template: str = TEMPLATE) -> Path:
     }  # fmt: skip
     if template:
         fields["tokenizer.chat_template"] = template
-    tensors = _tensors()
+    return assemble(path, fields, {n: (t.shape, 0, t.tobytes()) for n, t in _tensors().items()})
+
+
+def assemble(path: Path, fields: dict[str, object], tensors: dict[str, tuple[tuple[int, ...], int, bytes]]) -> Path:
+    """A file of these fields and tensors: (shape as torch has it, kind, bytes)."""
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields))
     head += b"".join(_field(n, v) for n, v in fields.items())
     body = b""
-    for name, t in tensors.items():
-        head += _text(name) + struct.pack("<I", t.ndim) + struct.pack(f"<{t.ndim}Q", *t.shape[::-1])
-        head += struct.pack("<IQ", 0, len(body))
-        body += t.tobytes() + b"\0" * (-t.nbytes % 32)
+    for name, (shape, kind, data) in tensors.items():
+        head += _text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape[::-1])
+        head += struct.pack("<IQ", kind, len(body))
+        body += data + b"\0" * (-len(data) % 32)
     path.write_bytes(head + b"\0" * (-len(head) % 32) + body)
     return path
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<empty_output>")
+
+
+def smollm_words() -> tuple[list[str], list[str]]:
+    """Tokens and merges of a byte-level BPE vocabulary of SmolLM2's kind."""
+    from tokenizers import pre_tokenizers
+
+    merges = ["Ġ t", "h e", "Ġt he", "a n", "Ġ a", "i s", "# #", "## ##"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return [*SPECIALS, *letters, *(m.replace(" ", "") for m in merges)], merges
+
+
+def write_smollm(path: Path, *, width: int = 64, kinds: tuple[int, int] = (0, 0), seed: int = 0) -> Path:
+    """A tiny file of SmolLM2's kind: gpt2/smollm tokenizer, tied head, grouped heads. kinds: of embedding, matrices.
+
+    Kind 0 is float32, 3 is Q4_1, 8 is Q8_0 (those with random bytes and small scales).
+    """
+    tokens, merges = smollm_words()
+    heads, kv, layers, ffn = 4, 2, 3, 96
+    fields: dict[str, object] = {
+        "general.architecture": "llama", "general.name": "made-up", "llama.context_length": 1024,
+        "llama.embedding_length": width, "llama.block_count": layers, "llama.feed_forward_length": ffn,
+        "llama.attention.head_count": heads, "llama.attention.head_count_kv": kv,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.dimension_count": width // heads,
+        "llama.rope.freq_base": 10000.0, "llama.vocab_size": len(tokens), "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.token_type": [3] * len(SPECIALS) + [1] * (len(tokens) - len(SPECIALS)),
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.padding_token_id": 2, "tokenizer.chat_template": CHATML,
+    }  # fmt: skip
+    half = kv * width // heads
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(tokens), width), "output_norm.weight": (width,)}
+    for i in range(layers):
+        parts = {"q": width, "k": half, "v": half, "output": width}
+        shapes |= {f"blk.{i}.attn_{n}.weight": (rows, width) for n, rows in parts.items()}
+        shapes |= {f"blk.{i}.ffn_{n}.weight": (ffn, width) for n in ("gate", "up")}
+        shapes |= {f"blk.{i}.ffn_down.weight": (width, ffn), f"blk.{i}.attn_norm.weight": (width,)}
+        shapes |= {f"blk.{i}.ffn_norm.weight": (width,)}
+    draw, made = np.random.default_rng(seed), {}
+    for name, shape in shapes.items():
+        kind = 0 if len(shape) == 1 else kinds[name != "token_embd.weight"]
+        made[name] = (shape, kind, random_tensor(draw, shape, kind))
+    return assemble(path, fields, made)
+
+
+def random_tensor(draw: np.random.Generator, shape: tuple[int, ...], kind: int) -> bytes:
+    """Bytes of a tensor: ones for a norm, normal values for float32, random blocks for a quantised kind."""
+    if len(shape) == 1:
+        return np.ones(shape, np.float32).tobytes()
+    if kind == 0:
+        return draw.normal(0, 0.2, shape).astype(np.float32).tobytes()
+    blocks = int(np.prod(shape)) // 32
+    scale = draw.uniform(0.001, 0.003, (blocks, 1)).astype(np.float16)
+    if kind == 8:
+        values = draw.integers(-100, 100, (blocks, 32)).astype(np.int8)
+        return np.concatenate((scale.view(np.uint8).reshape(blocks, 2), values.view(np.uint8)), 1).tobytes()
+    least = np.float16(-8) * scale
+    packed = draw.integers(0, 256, (blocks, 16)).astype(np.uint8)
+    head = [x.view(np.uint8).reshape(blocks, 2) for x in (scale, least)]
+    return np.concatenate((*head, packed), 1).tobytes()

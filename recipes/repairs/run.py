@@ -51,7 +51,7 @@ def repaired(kind: str) -> Callable[[argparse.Namespace], Mapping[str, str]]:
     def run(a: argparse.Namespace) -> Mapping[str, str]:
         r = Repair(
             kind=kind, recipe=recipe_of(kind, a.executor, a.set), executor=a.executor, task=a.task,
-            planners=TINY_PLANNERS, items=a.items or ITEMS[a.size][0], n=a.n, seeds=a.seeds, device=a.device,
+            planners=a.planners, items=a.items or ITEMS[a.size][0], n=a.n, seeds=a.seeds, device=a.device,
         )  # fmt: skip
         return {kind: repair.markdown(run_repair(r, a.out / kind, log))}
 
@@ -61,7 +61,7 @@ def repaired(kind: str) -> Callable[[argparse.Namespace], Mapping[str, str]]:
 def _distil(a: argparse.Namespace) -> tuple[Distil, Bench]:
     d = Distil(
         recipe=recipe_of("consensus", a.executor, a.set), items=a.items or ITEMS[a.size][1], n=a.n, seeds=a.seeds,
-        blocks=(1, 3, 6),
+        blocks=a.blocks,
     )  # fmt: skip
     executor = load_executor(a.executor, device=a.device)
     return d, Bench(executor, load_task(a.task), a.out / "distil" / "rows" / "rows.sqlite")
@@ -107,11 +107,15 @@ def main() -> None:
     parser.add_argument("--device", default=None)
     parser.add_argument("--executor", default="tiny")
     parser.add_argument("--task", default="gradeschool")
+    parser.add_argument("--planners", help="comma-separated; default: the three tiny ones")
+    parser.add_argument("--blocks", default="1,3,6", help="distil, factorial: last blocks the adapter is on in")
     parser.add_argument("--set", action="append", default=[], help="a setting of the recipe, such as steps=400")
     parser.add_argument("--reduced", action="store_true")
     a = parser.parse_args()
     a.size = "reduced" if a.reduced else "full"
     a.seeds = tuple(int(s) for s in (a.seeds or ("0,1" if a.reduced else "0,1,2,3,4")).split(","))
+    a.planners = TINY_PLANNERS if a.planners is None else tuple(p for p in a.planners.split(",") if p)
+    a.blocks = tuple(int(b) for b in a.blocks.split(","))
     a.n = a.n or (300 if a.reduced else 1000)
     began = time.monotonic()
     made: dict[str, Any] = dict(COMMANDS[a.name](a))

@@ -35,6 +35,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "qkv_bias": ("attention_bias", "use_qkv_bias"),
     "qk_norm": ("qk_layernorm", "use_qk_norm"),
     "attend_block": ("block_size",),
+    "shift": ("shift",),
     "rotary": ("partial_rotary_factor",),
     "experts": ("num_experts", "num_local_experts"),
     "experts_chosen": ("num_experts_per_tok",),

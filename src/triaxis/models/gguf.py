@@ -140,41 +140,61 @@ def open_gguf(spec: str, writing: Writing, threads: int | None = None) -> GgufPl
     return GgufPlanner(spec, header.parameters, model_id, writing, header, context, server)
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A GGUF file's whole header. fields: lists included. tensors: name -> (shape, fastest first; kind; offset).
+
+    end: the byte where the header ends; tensors stand from the next aligned one on.
+    """
+
+    fields: dict[str, Any]
+    tensors: dict[str, tuple[tuple[int, ...], int, int]]
+    end: int
+
+
 def read_header(path: Path) -> Header:
     """Fields and parameter count of a GGUF file, versions 2 and 3. UserError where it is cut or no GGUF file.
 
     Source: the format's description, ggml docs/gguf.md. Reads the header only, and holds it against the file's size.
     """
+    found = _read(path, lists=False)
+    return Header(found.fields, sum(math.prod(shape) for shape, *_ in found.tensors.values()))
+
+
+def read_layout(path: Path) -> Layout:
+    """All fields and the place of every tensor. UserError as `read_header`."""
+    return _read(path, lists=True)
+
+
+def _read(path: Path, lists: bool) -> Layout:
     try:
         with path.open("rb") as f:
-            return _header(f, path.stat().st_size)
+            return _header(f, path.stat().st_size, lists)
     except (OSError, struct.error, UnicodeDecodeError, ValueError) as e:
         raise UserError(f"{path}: not a readable GGUF file ({_line(e)}); download it again") from None
 
 
-def _header(f: BinaryIO, size: int) -> Header:
+def _header(f: BinaryIO, size: int, lists: bool) -> Layout:
     if f.read(4) != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     if (number := _number(f, "I")) not in (2, 3):
         raise ValueError(f"version {number}")
-    tensors, pairs = _number(f, "Q"), _number(f, "Q")
-    if max(tensors, pairs) > 1 << 20:
-        raise ValueError(f"{tensors} tensors and {pairs} fields")
+    count, pairs = _number(f, "Q"), _number(f, "Q")
+    if max(count, pairs) > 1 << 20:
+        raise ValueError(f"{count} tensors and {pairs} fields")
     fields = {}
     for _ in range(pairs):
         name = _text(f)
-        if (value := _value(f, _number(f, "I"))) is not None:
+        if (value := _value(f, _number(f, "I"), lists)) is not None:
             fields[name] = value
-    parameters, last = 0, 0
-    for _ in range(tensors):
-        _text(f)
-        shape = [_number(f, "Q") for _ in range(_count(f, "I", 8))]
-        _number(f, "I")
-        parameters += math.prod(shape)
-        last = max(last, _number(f, "Q"))
-    if f.tell() + last >= size:
+    tensors = {}
+    for _ in range(count):
+        name = _text(f)
+        shape = tuple(_number(f, "Q") for _ in range(_count(f, "I", 8)))
+        tensors[name] = (shape, _number(f, "I"), _number(f, "Q"))
+    if f.tell() + max((at for *_, at in tensors.values()), default=0) >= size:
         raise ValueError("it is cut off")
-    return Header(fields, parameters)
+    return Layout(fields, tensors, f.tell())
 
 
 def _number(f: BinaryIO, code: str) -> Any:
@@ -195,8 +215,8 @@ def _text(f: BinaryIO) -> str:
     return data.decode()
 
 
-def _value(f: BinaryIO, kind: int) -> Any:
-    """A field's value; None for a list, which is passed over."""
+def _value(f: BinaryIO, kind: int, lists: bool) -> Any:
+    """A field's value. Without `lists`, None for a list, which is passed over."""
     if kind == _STRING:
         return _text(f)
     if kind != _LIST:
@@ -204,6 +224,8 @@ def _value(f: BinaryIO, kind: int) -> Any:
             raise ValueError(f"a field of kind {kind}")
         return _number(f, _NUMBERS[kind])
     inner, count = _number(f, "I"), _count(f, "Q", _LONGEST)
+    if lists and inner in (*_NUMBERS, _STRING):
+        return [_value(f, inner, lists) for _ in range(count)]
     if inner in _NUMBERS:
         f.seek(count * struct.calcsize(f"<{_NUMBERS[inner]}"), os.SEEK_CUR)
     elif inner == _STRING:

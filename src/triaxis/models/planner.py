@@ -398,8 +398,9 @@ def _load_folder(spec: str, writing: Writing, device: str | None) -> CausalPlann
         where = find_device(device).type
         model.to(device)
     turns = "chat" if tokenizer.chat_template else "plain"
+    batch = CausalPlanner.batch * (1 if where == "cpu" else 4)
     return CausalPlanner(
-        spec, parameters, f"{fingerprint(folder)}/{turns}/fp32-{where}", writing, ends, model, tokenizer
+        spec, parameters, f"{fingerprint(folder)}/{turns}/fp32-{where}", writing, ends, model, tokenizer, batch
     )
 
 

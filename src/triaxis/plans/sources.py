@@ -208,12 +208,13 @@ def planner_table(
 ) -> dict[str, Callable[[], Planner]]:
     """Planners by name, each loaded once, when first used. UserError at once for an unknown prefix or name.
 
-    executor: what "self" stands for. writing: changes to the settings of all of them, which ask a
-    model for a short plan, and the shipped planners, which know nothing else, the bare question. A bank ("file:")
-    keeps its own. UserError for an unknown setting.
+    executor: what "self" stands for; folders run on its device. writing: changes to the settings of all of them, which
+    ask a model for a short plan, and the shipped planners, which know nothing else, the bare question. A bank
+    ("file:") keeps its own. UserError for an unknown setting.
     """
     override(Writing(), writing or {})
     loaded: dict[str, Planner] = {}
+    where = None if executor is None else next(executor.checkpoint.network.parameters()).device.type
     above: Mapping[str, Callable[[str], Planner]] = {
         "self": lambda name: _self(executor, _writing(name, writing)),
         "file": files.open_bank,
@@ -224,12 +225,17 @@ def planner_table(
 
         def open_once() -> Planner:
             if name not in loaded:
-                loaded[name] = above[kind](name) if kind in above else load_planner(name, _writing(name, writing))
+                open_model = above.get(kind) or partial(_open_model, device=where, writing=writing)
+                loaded[name] = open_model(name)
             return loaded[name]
 
         return open_once
 
     return {name: opener(name) for name in names}
+
+
+def _open_model(name: str, device: str | None, writing: Mapping[str, object] | None) -> Planner:
+    return load_planner(name, _writing(name, writing), device=device)
 
 
 def _writing(name: str, changes: Mapping[str, object] | None) -> Writing:

@@ -5,6 +5,8 @@ Every step is resumable and none is done twice, so the whole is one command that
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -43,45 +45,81 @@ class Repair:
 
 def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Train, measure and compare in `out`; the comparison, also written there as repair.json and repair.md."""
-    from triaxis.sampling.executor import load_executor
+    prepare(r, out)
+    for seed in r.seeds:
+        train(r, out, seed, progress)
+    for folder, study in studies(r, out).items():
+        study.run(folder, progress)
+    return compare(r, out)
 
-    executor = load_executor(r.executor, device=r.device)
-    kinds = (r.kind, "plain") if r.control else (r.kind,)
+
+def prepare(r: Repair, out: Path) -> None:
+    """Make the plans of the training items, which all seeds and kinds share."""
+    executor = _executor(r)
+    for kind in _kinds(r):
+        _material(r, kind, executor, out / "plans")
+
+
+def train(r: Repair, out: Path, seed: int, progress: Progress = silent) -> None:
+    """The adapters of one training seed, with its control. Seeds may be trained side by side after `prepare`."""
+    executor, plans = _executor(r), out / f"plans-s{seed}"
+    if not plans.exists():  # a store has one writer at a time
+        shutil.copytree(out / "plans", plans)
+    for kind in _kinds(r):
+        made = _material(r, kind, executor, plans)
+        _train(executor, replace(r.recipe, seed=seed), made, out / "adapters" / f"{kind}-s{seed}", progress)
+
+
+def studies(r: Repair, out: Path, seeds: tuple[int, ...] | None = None, before: bool = True) -> dict[Path, Study]:
+    """The studies by folder: of the executor as it is, and with each adapter of `seeds` (all of them by default)."""
     study = Study(
         executor=r.executor, planners=r.planners, task=r.task, n=r.n, preset=PRESET, device=r.device,
         conditions=r.conditions,
     )  # fmt: skip
-    made = {kind: _material(r, kind, executor, out) for kind in kinds}
-    places = {(kind, s): out / "adapters" / f"{kind}-s{s}" for kind in kinds for s in r.seeds}
-    for (kind, seed), folder in places.items():
-        _train(executor, replace(r.recipe, seed=seed), made[kind], folder, progress)
-    del executor
-    study.run(out / "before", progress)
-    for (kind, seed), folder in places.items():
-        replace(study, adapter=str(folder)).run(out / "studies" / f"{kind}-s{seed}", progress)
+    found = {out / "before": study} if before else {}
+    for kind in _kinds(r):
+        for s in r.seeds if seeds is None else seeds:
+            name = f"{kind}-s{s}"
+            found[out / "studies" / name] = replace(study, adapter=str(out / "adapters" / name))
+    return found
+
+
+def compare(r: Repair, out: Path) -> dict[str, Any]:
+    """The comparison of finished studies. Needs no model and no weights: summaries, rows and the adapters' cards."""
 
     def arm(name: str, kind: str) -> repair.Arm:
         return repair.read_arm(name, [out / "studies" / f"{kind}-s{s}" for s in r.seeds])
 
+    card = json.loads((out / "adapters" / f"{r.kind}-s{r.seeds[0]}" / "card.json").read_text(encoding="utf-8"))
     found = repair.repair(
         repair.read_arm("before", [out / "before"]), arm("after", r.kind),
-        arm("control", "plain") if r.control else None, made[r.kind].card["seen"], r.margin,
+        arm("control", "plain") if r.control else None, card["seen"], r.margin,
     )  # fmt: skip
     found = {"kind": r.kind, "executor": r.executor, "task": r.task, "recipe": r.recipe.card(), **found}
     repair.write(found, out)
     return found
 
 
-def _material(r: Repair, kind: str, executor: Executor, out: Path) -> Material:
+def _kinds(r: Repair) -> tuple[str, ...]:
+    return (r.kind, "plain") if r.control else (r.kind,)
+
+
+def _executor(r: Repair) -> Executor:
+    from triaxis.sampling.executor import load_executor
+
+    return load_executor(r.executor, device=r.device)
+
+
+def _material(r: Repair, kind: str, executor: Executor, plans: Path) -> Material:
     from triaxis.tasks import load_task
     from triaxis.train.tiers import material
 
-    out.mkdir(parents=True, exist_ok=True)
+    plans.mkdir(parents=True, exist_ok=True)
     table = load_preset(PRESET).conditions(r.planners)
     shown = [c for c in table if not r.conditions or c.name in r.conditions]
     return material(
         executor, load_task(r.task), kind, r.recipe, planners=r.planners, items=r.items,
-        decode=executor.default_decode(), store=out / "plans" / "rows.sqlite", conditions=shown,
+        decode=executor.default_decode(), store=plans / "rows.sqlite", conditions=shown,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Each loader imports its module when called, so importing this package costs noth
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,25 @@ def _gsm8k() -> Task:
     return gsm8k()
 
 
-TASKS: dict[str, Callable[[], Task]] = {"gradeschool": _gradeschool, "gsm8k": _gsm8k}
+def _svamp() -> Task:
+    from triaxis.tasks.svamp import svamp
+
+    return svamp()
+
+
+def _wordproblems(level: int | None = None) -> Task:
+    from triaxis.tasks.wordproblems import wordproblems
+
+    return wordproblems(level)
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "gradeschool": _gradeschool,
+    "gsm8k": _gsm8k,
+    "svamp": _svamp,
+    "wordproblems": _wordproblems,
+    **{f"wordproblems-{level}": partial(_wordproblems, level) for level in (1, 2, 3, 4)},
+}
 
 
 def load_task(spec: str) -> Task:

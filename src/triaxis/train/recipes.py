@@ -88,10 +88,20 @@ RECIPES: Mapping[str, Recipe] = {
         targets=("ffn",), layers=(0.5, 1.0), rate=1e-3, steps=200, batch=32, warmup=20, low=0.3, high=0.9,
         weight="uniform", every=50,
     ),
+    "small-prefix": Recipe(
+        rate=1e-3, steps=200, batch=64, warmup=20, low=0.0, high=1.0, weight="uniform", block_share=0.5, every=100
+    ),
+    "small-trust": Recipe(
+        rate=1e-3, steps=200, batch=64, warmup=20, low=0.0, high=1.0, weight="uniform", block_share=0.5, every=100
+    ),
+    "small-consensus": Recipe(
+        targets=("ffn",), layers=(0.75, 1.0), rate=1e-3, steps=150, batch=32, warmup=15, low=0.3, high=0.9,
+        weight="uniform", every=50,
+    ),
 }  # fmt: skip
 
 
 def default_recipe(kind: str, family: str) -> Recipe:
     """The recipe of a kind ("prefix", "trust", "consensus") for an executor's family."""
-    name = f"tiny-{kind}" if family == "tiny" else "prefix" if kind == "trust" else kind
-    return lookup("recipe", RECIPES, name)
+    own = f"{family}-{kind}"
+    return lookup("recipe", RECIPES, own if own in RECIPES else "prefix" if kind == "trust" else kind)

