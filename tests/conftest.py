@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import guard
 import pytest
 from places import PARITY
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from triaxis.models.planner import Planner
     from triaxis.sampling.executor import Executor
+
+
+guard.install()
 
 
 @pytest.fixture(scope="session")

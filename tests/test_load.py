@@ -545,3 +545,16 @@ def test_four_bits_without_the_package_or_for_experts_are_one_line(
     monkeypatch.setattr(network, "synchronises", True)
     with pytest.raises(UserError, match="not for a mixture of experts; use bf16"):
         four_bit(network, "x")
+
+
+def test_more_experts_than_the_files_hold_are_not_built(folder: Path, set_config: Callable[..., None]) -> None:
+    """1,024 layers of 4,096 experts: every number is within its range, and building them would take hours."""
+    shape = {
+        "hidden_size": 32, "num_hidden_layers": 1024, "num_attention_heads": 2, "intermediate_size": 48,
+        "vocab_size": 64, "max_position_embeddings": 128, "rope_theta": 1e4, "rms_norm_eps": 1e-6, "mask_token_id": 60,
+        "eos_token_id": 61, "num_experts": 4096, "num_experts_per_tok": 2, "expert_intermediate_size": 16,
+        "architectures": ["LLaDAMoEModelLM"],
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(shape))
+    with pytest.raises(UserError, match="layers times experts are 4,194,304, the files hold"):
+        load_checkpoint(str(folder))

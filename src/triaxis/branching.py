@@ -6,7 +6,6 @@ their ballots. So everything is resumable, and everything printed is computed fr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from triaxis.errors import UserError
 from triaxis.jobs import Progress, silent
+from triaxis.limits import parse_json
 from triaxis.study import Study
 from triaxis.summary import held_protocol, write_json
 
@@ -216,7 +216,7 @@ def _told(t: Table, name: str) -> tuple[list[list[str]], list[list[list[int]]]]:
     """Texts of the first seed's branches, and the step that committed each of their tokens."""
     first = t.by_seed(name)[0]
     rows = [row[first] for row in t.rows[name]]
-    return [[r.text for r in row] for row in rows], [[json.loads(r.trace)["order"] for r in row] for row in rows]
+    return [[r.text for r in row] for row in rows], [[parse_json(r.trace)["order"] for r in row] for row in rows]
 
 
 def reranked(t: Table, name: str, task_name: str, spec: str) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def temporal_votes(t: Table, name: str, task_name: str) -> dict[str, Any]:
     item = {i.id: i for i in task.items()}
     paths, right = [], []
     for rows in t.rows[name]:
-        trace = json.loads(rows[0].trace).get("path")
+        trace = parse_json(rows[0].trace).get("path")
         if trace is None:
             raise UserError(f"condition {name!r} kept no trajectory; set watch = true in its preset")
         graded = [(task.grade(text, item[rows[0].item]), steps) for text, steps in trace]

@@ -7,7 +7,8 @@ loop. A preset is read with the study's planners: an entry with `each = "planner
 
 from __future__ import annotations
 
-import tomllib
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from triaxis.errors import UserError, lookup, suggest
+from triaxis.limits import check_form, parse_toml, read_text
 
+CELLS = 2000  # of a grid, and branches of a condition: more is a slip of the pen
 Placement = Literal["before", "after", "system", "reply"]
 Closure = Literal["open", "closed"]
 Role = Literal["baseline", "brittleness", "trust", "diversity", "pipeline", "factorial", "stage"]
@@ -246,9 +249,17 @@ def _condition(raw: Mapping[str, Any], scaffolds: Mapping[str, Scaffold], where:
         )
         for v in raw.get("variants", [])
     )
+    if not 1 <= raw.get("branches", 1) <= CELLS:
+        raise UserError(f"{where}: condition {name!r}: branches is {raw['branches']}; expected 1 to {CELLS}")
     plain = {k: v for k, v in raw.items() if k not in ("scaffold", "decode", "variants", "factors")}
     decode, factors = (tuple(raw.get(k, {}).items()) for k in ("decode", "factors"))
     return Condition(**plain, scaffold=scaffold, variants=variants, decode=decode, factors=factors)
+
+
+def _count(text: str, what: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise UserError(f"{what} is {text!r}; expected a whole number from 0")
+    return int(text)
 
 
 def _grid(raw: Mapping[str, Any], where: str) -> Iterator[Condition]:
@@ -258,11 +269,13 @@ def _grid(raw: Mapping[str, Any], where: str) -> Iterator[Condition]:
     for name in levels:
         lookup(f"factor of grid {raw['name']!r} ({where})", GRID, name)
     varied = [k for k, v in levels.items() if len(v) > 1]
+    if math.prod(map(len, levels.values())) > CELLS:
+        raise UserError(f"{where}: grid {raw['name']!r} has more than {CELLS} cells; give fewer levels")
     for chosen in product(*levels.values()):
         cell = dict(zip(levels, map(str, chosen), strict=True))
-        length = int(cell["length"])
+        length, paced = (_count(cell[k], f"{where}: grid {raw['name']!r}: {k}") for k in ("length", "tokens_per_step"))
         scaffold = labelled(cell["label"], cell["placement"], cell["closure"], plan=length > 0)
-        steps: Settings = () if cell["tokens_per_step"] == "0" else (("tokens_per_step", int(cell["tokens_per_step"])),)
+        steps: Settings = (("tokens_per_step", paced),) if paced else ()
         yield Condition(
             "/".join([raw["name"], *(cell[k] for k in varied)]), scaffold, "factorial",
             plan=f"{cell['filler']}-{length}" if length else "", kind="filler" if length else "", decode=steps,
@@ -290,7 +303,7 @@ def load_preset(spec: str) -> Preset:
     if path.suffix != ".toml":
         raise UserError(f"no preset named {spec!r}{suggest(spec, PRESETS)}; or give the path of a .toml file")
     try:
-        return read_preset(path.read_text(encoding="utf-8"), path.stem, spec)
+        return read_preset(read_text(path, "settings"), path.stem, spec)
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{spec}: cannot be read ({e}); known presets: {', '.join(PRESETS)}") from None
 
@@ -301,20 +314,39 @@ def _shipped(name: str) -> Preset:
     return read_preset(path.read_text(encoding="utf-8"), name, f"preset {name}")
 
 
+_SETTINGS = {"*": (str, float, bool)}
+_VARIANT = {"decode?": _SETTINGS, "scaffold?": str}
+_SCAFFOLD = ("name?", "template?", "placement?", "closed?", "label?", "closure?")
+_FORM = {
+    **dict.fromkeys(("title?", "source?", "extends?"), str), "decode?": _SETTINGS, "writer?": {}, "study?": {},
+    "scaffold?": [{"empty?": bool, **dict.fromkeys(_SCAFFOLD, str)}],
+    "condition?": [{
+        **dict.fromkeys(("name?", "scaffold?", "role?", "plan?", "planner?", "kind?", "against?", "writer?"), str),
+        "adapter?": str, "each?": str, "branches?": int, "watch?": bool, "decode?": _SETTINGS, "variants?": [_VARIANT],
+        "factors?": {"*": (str, float)},
+    }],
+    "grid?": [{"name?": str, "levels?": {"*": [(str, float)]}}],
+}  # fmt: skip
+
+
 def read_preset(text: str, name: str, where: str) -> Preset:
     """A preset from its TOML text. UserError for TOML that does not parse or unknown fields.
 
     `extends = "original"` takes over that preset's scaffolds and conditions, and its settings where none are given.
     """
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+        raw = parse_toml(text)
+    except ValueError as e:
         raise UserError(f"{where}: not TOML ({e})") from None
     tables, lists = ("decode", "writer", "study"), ("scaffold", "condition", "grid")
     known = ("title", "source", "extends", *tables, *lists)
     for field in raw:
         if field not in known:
             raise UserError(f"{where}: unknown field {field!r} of a preset{suggest(field, known)}")
+    try:
+        check_form(raw, _FORM, "the preset")
+    except ValueError as e:
+        raise UserError(f"{where}: {e}; see a shipped preset") from None
     if "extends" in raw:
         base = load_preset(str(raw["extends"]))
         mine = {k: {**base.entries.get(k, {}), **raw.get(k, {})} for k in tables}

@@ -14,11 +14,29 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
+LONGEST = 1000  # characters of a message
+
+
+def readable(text: str) -> str:
+    """One line: white space as single spaces, control characters spelled out, the middle left out where it is long."""
+    line = " ".join(text.split())
+    line = line if line.isprintable() else "".join(c if c.isprintable() else _spelled(c) for c in line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 305]} ... {line[-300:]}"
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 class UserError(Exception):
     """Unusable input. The message is one line that names the thing, the value and the next move.
 
-    The command line prints it without a traceback and exits 2.
+    The command line prints it without a traceback and exits 2. What it repeats of a foreign file is made harmless: no
+    character that acts on a terminal, no more than a screen of it.
     """
+
+    def __str__(self) -> str:
+        return readable(super().__str__())
 
 
 class UndefinedEstimate(UserError, ValueError):

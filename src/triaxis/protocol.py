@@ -1,9 +1,13 @@
-"""Protocol cards compared: pure functions of plain data, below everything that writes or reads a card."""
+"""Protocol cards checked and compared: pure functions of plain data, below everything that writes or reads a card."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from triaxis.errors import UserError
+from triaxis.limits import check_form, parse_json
 
 _STUDY = ("n", "seeds", "task", "executor", "decode", "planners", "conditions", "adapters", "engine", "items_hash")
 _SAMPLE = (
@@ -16,6 +20,33 @@ _SAMPLE = (
 )  # names the arms and the sample rather than the protocol
 _ARM = ("scaffold", "plan", "branches", "decode", "writer", "variants", "adapter")  # what makes a condition's rows
 _ABSENT = object()
+
+
+# what code that goes on with a study, or sums it up, takes from its protocol card
+_CHANGES = {"temperature?": float, "remasking?": str}
+_CARD = {
+    "name": str, "completions": int, "branches": int, "decode": _CHANGES, "variants": [{"decode": _CHANGES}],
+    "writer": str, "adapter": str, "watch": bool, "plan": str, "role": str,
+}  # fmt: skip
+PLANS = {
+    "seeds": [int], "task": {"name": str, "revision": str},
+    "planners": [{"name": str, "identity": str, "parameters": (int, None)}],
+}  # fmt: skip
+STUDY = {
+    **PLANS, "spec": {"task": str, "n": int, "seeds": [int]}, "study_hash": str, "protocol_hash": str, "n": int,
+    "conditions": [_CARD], "decode": {"temperature": float, "remasking": str}, "executor": {"name": str},
+    "left_out?": {"*": str},
+}  # fmt: skip
+
+
+def read_protocol(held: str, folder: Path, form: Mapping[str, Any] = STUDY) -> dict[str, Any]:
+    """The protocol card that a store holds as JSON. UserError where it lacks what is needed of it, or is damaged."""
+    try:
+        card = parse_json(held)
+        check_form(card, form, "it")
+    except ValueError as e:
+        raise UserError(f"{folder}: its protocol card is damaged ({e}); restore the store from a copy") from None
+    return dict(card)
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from typing import Any, TextIO, TypeVar
 from triaxis.errors import UserError
 
 SCHEMA = "2"
+LONGEST = 64 << 20  # bytes of one value, such as a prompt or a trace
 T = TypeVar("T")
 
 
@@ -76,6 +77,12 @@ def identity(spec: Mapping[str, object]) -> str:
 
 _TABLES = {"rows": Row, "plans": PlanRow, "grades": GradeRow}
 _NAMES = {kind: name for name, kind in _TABLES.items()}
+_KINDS: Mapping[Any, tuple[type, ...]] = {
+    kind: tuple({"str": str, "float": float}.get(str(f.type), int) for f in fields(kind)) for kind in _TABLES.values()
+}
+_BOOLS: Mapping[Any, frozenset[int]] = {
+    kind: frozenset(i for i, f in enumerate(fields(kind)) if f.type == "bool") for kind in _TABLES.values()
+}
 _SQL = {"str": "TEXT", "int": "INTEGER", "bool": "INTEGER", "float": "REAL"}
 
 
@@ -115,7 +122,7 @@ class Store:
                     self._create()
                 elif new:
                     raise UserError(f"{path}: no study was started there yet; give the folder of a study")
-            except sqlite3.Error as e:
+            except (sqlite3.Error, UnicodeDecodeError) as e:
                 raise UserError(f"{path}: not a triaxis row store ({e}); {_another(write)}") from None
             self._opened = opened.pop_all()
 
@@ -132,6 +139,10 @@ class Store:
         tables = sorted(name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
         if tables and not {"meta", *_TABLES} <= set(tables):
             raise UserError(f"{self.path}: not a triaxis row store (it holds {', '.join(tables)}); {remedy}")
+        for name, kind in _TABLES.items() if tables else ():
+            held = [str(c[1]) for c in self._db.execute(f"PRAGMA table_info({name})")]
+            if held != [f.name for f in fields(kind)]:
+                raise UserError(f"{self.path}: not a triaxis row store (its table {name} has other columns); {remedy}")
         found = self.get("schema") if tables else SCHEMA
         if found != SCHEMA:
             raise UserError(f"{self.path}: store schema {found} is not {SCHEMA}; use the triaxis that made it")
@@ -162,7 +173,7 @@ class Store:
     def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as e:
+        except (sqlite3.Error, UnicodeDecodeError) as e:
             raise UserError(
                 f"{self.path}: could not be read ({e}); restore it from a copy, or run in another folder"
             ) from None
@@ -211,8 +222,9 @@ class Store:
 
 def _made(kind: Callable[..., T], values: Sequence[Any]) -> T:
     """A row from its columns; SQLite has no booleans."""
-    columns = fields(kind)  # type: ignore[arg-type]
-    return kind(*(bool(v) if f.type == "bool" else v for f, v in zip(columns, values, strict=True)))
+    if tuple(map(type, values)) != _KINDS[kind]:  # SQLite keeps no column to its type
+        raise UserError(f"row {values[0]!r}: a column holds another kind of value; restore the store from a copy")
+    return kind(*(bool(v) if at in _BOOLS[kind] else v for at, v in enumerate(values)))
 
 
 def _another(write: bool) -> str:
@@ -222,7 +234,10 @@ def _another(write: bool) -> str:
 def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
     """A connection without implicit transactions."""
     quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return sqlite3.connect(f"file:{quoted}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None)
+    db = sqlite3.connect(f"file:{quoted}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None)
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+    db.execute("PRAGMA trusted_schema=OFF")  # what a file from elsewhere defines calls no function with side effects
+    return db
 
 
 @contextmanager

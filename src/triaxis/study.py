@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from triaxis.conditions import Condition, load_preset, select
 from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, executor_card, sample, silent
+from triaxis.limits import parse_json, read_text
 from triaxis.protocol import first_difference as _difference
+from triaxis.protocol import read_protocol
 from triaxis.store import Store, identity
 from triaxis.summary import GRADER, grade, held_protocol, summarise, write_json
 from triaxis.version import __version__
@@ -162,7 +164,7 @@ def _stamp(store: Store, prereg: Path) -> None:
     if held is None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         store.set("prereg", stamp(prereg, rows_before=len(store.row_ids()), stamped_at=at))
-    elif json.loads(held)["hash"] != digest(prereg):
+    elif parse_json(held)["hash"] != digest(prereg):
         raise UserError(
             f"{prereg}: the study was stamped with other predictions; keep that file, or choose another --out"
         )
@@ -192,7 +194,7 @@ def settled(store: Store, protocol: Mapping[str, Any], left: int) -> bool:
 def finished(study: Study, out: Path) -> dict[str, Any] | None:
     """The summary in `out` if it is this study's and nothing that went into it has changed; reads files only."""
     try:
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        summary: dict[str, Any] = parse_json(read_text(out / "summary.json", "card"))
         protocol = held_protocol(out)
         with Store(out / "rows.sqlite", write=False) as store:
             same = store.get("sources") == sources(study, protocol)
@@ -369,7 +371,7 @@ def planner_card(p: Planner) -> dict[str, Any]:
 def bind(store: Store, s: OpenStudy, out: Path) -> None:
     """Tie the folder to this study, or refuse it if it holds another one, naming the first difference."""
     held = store.get("protocol")
-    before = s.protocol if held is None else json.loads(held)
+    before = s.protocol if held is None else read_protocol(held, out)
     if before["study_hash"] != s.protocol["study_hash"]:
         raise UserError(f"{out} holds another study ({_difference(before, s.protocol)}); choose another --out")
     if held is None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from triaxis.cost import dollars
 from triaxis.errors import UserError
 from triaxis.jobs import Progress, silent
+from triaxis.limits import parse_json
+from triaxis.protocol import STUDY, read_protocol
 from triaxis.store import GradeRow, PlanRow, Row, Store
 
 if TYPE_CHECKING:
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
 GRADER = "numeric-1"  # version of the grading rules; grades can be re-made from stored text
 
 
-def held_protocol(folder: Path) -> dict[str, Any]:
-    """The protocol card of the study in a folder. UserError if no study was started there."""
+def held_protocol(folder: Path, form: Mapping[str, Any] = STUDY) -> dict[str, Any]:
+    """The protocol card of the study in a folder. UserError if no study was started there, or it lacks `form`."""
     with Store(folder / "rows.sqlite", write=False) as store:
         held = store.get("protocol")
     if held is None:
         raise UserError(f"{folder}: no study was started there; run triaxis diagnose --out {folder}")
-    return dict(json.loads(held))
+    return read_protocol(held, folder, form)
 
 
 def grade(
@@ -89,7 +91,7 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 def planning(plans: Iterable[PlanRow]) -> dict[str, int]:
     """What models spent on writing plans: passes of their networks, tokens those read, requests to endpoints."""
-    spent = [json.loads(p.detail or "{}").get("cost", {}) for p in plans]
+    spent = [parse_json(p.detail or "{}").get("cost", {}) for p in plans]
     names = {"forwards": "forwards", "tokens": "forward_tokens", "requests": "requests"}
     return {name: sum(int(s.get(key, 0)) for s in spent) for name, key in names.items()}
 

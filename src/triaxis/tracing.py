@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from triaxis.conditions import Prompt
 from triaxis.errors import UserError
+from triaxis.limits import check_form, lines, parse_json, read_text
 from triaxis.models.schedules import At, Schedule
 from triaxis.sampling.schedule import Decode
 
@@ -240,9 +241,12 @@ def to_jsonl(t: Trace) -> str:
 def read_jsonl(path: Path) -> Trace:
     """UserError where the file is not a trace this version can read."""
     try:
-        head, *steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        head, *steps = [parse_json(line) for line in lines(read_text(path, "trace"))]
         if head.pop("schema") != SCHEMA:
             raise UserError(f"{path}: a trace of another schema; record it again with triaxis trace")
+        check_form([head, *steps], [object], "the trace")
+        check_form(head, _HEAD, "its first line")
+        check_form(steps, [_STEP], "step")
         head["texts"] = {int(k): v for k, v in head["texts"].items()}
         return Trace(**{**head, "ids": tuple(head["ids"]), "steps": tuple(map(_step, steps))})
     except OSError as e:
@@ -251,13 +255,30 @@ def read_jsonl(path: Path) -> Trace:
         raise UserError(f"{path}: damaged, not a trace ({e}); record it again with triaxis trace") from None
 
 
+_HEAD = {
+    "label": str, "executor": str, "fingerprint": str, "adapter": str, "prompt": str, "seed": int, "answer": str,
+    "decode": {"temperature": float, "remasking": str, "gen_length": int}, "ids": [int], "ended": bool,
+    "forwards": int, "seconds": float, "texts": {"*": str},
+}  # fmt: skip
+_STEP = {"step": int, "block": int, "adapters": {"*": float}, "commits": [[object]], "left": [[float]]}
+
+
 def _fields(t: Trace) -> dict[str, Any]:
     return {name: getattr(t, name) for name in Trace.__slots__}
 
 
 def _step(raw: Mapping[str, Any]) -> Step:
-    commits = tuple(Commit(c[0], c[1], c[2], c[3], tuple((i, p) for i, p in c[4])) for c in raw["commits"])
-    return Step(raw["step"], raw["block"], raw["adapters"], commits, tuple(Guess(*g) for g in raw["left"]))
+    commits, left = tuple(map(_commit, raw["commits"])), tuple(Guess(*g) for g in raw["left"])
+    check_form([n for g in left for n in g[:2]], [int], "left")
+    return Step(raw["step"], raw["block"], raw["adapters"], commits, left)
+
+
+def _commit(raw: Sequence[Any]) -> Commit:
+    place, token, chance, entropy, others = raw
+    check_form(others, [[float]], "others")
+    check_form([place, token, *(i for i, _ in others)], [int], "tokens")
+    check_form([chance, entropy], [float], "chances")
+    return Commit(place, token, chance, entropy, tuple((i, p) for i, p in others))
 
 
 def rounded(values: Sequence[Any]) -> list[Any]:

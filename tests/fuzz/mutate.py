@@ -12,8 +12,10 @@ import json
 import random
 import re
 import struct
+import tomllib
 import zlib
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 Mutator = Callable[[bytes, random.Random], bytes]
@@ -26,8 +28,9 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 TOKENS: tuple[str, ...] = (
     "", "0", "-1", "1", "1e999", "nan", "inf", "\u00b2", "\u0663", "\u00bd", "9" * 5000, "1/0", "0/0", "50/37", "37/50",
-    "100.1%", "-0.0", "true", "null", "[]", "{}", "[[", "]]", "\"", "'", "'''", "\\", "\x00", "\ufeff", "\u2028", "\u202e",
-    "\x1b[2J", "../..", "/dev/zero", "a" * 300, "{plan}", "{planner}", "{question.__class__}", "{0}", "%s", "*", "&a", "*a",
+    "100.1%", "-0.0", "true", "null", "[]", "{}", "[[", "]]", '"', "'", "'''", "\\", "\x00", "\ufeff", "\u2028",
+    "\u202e", "\x1b[2J", "../..", "/dev/zero", "a" * 300, "{plan}", "{planner}", "{question.__class__}", "{0}", "%s",
+    "*", "&a", "*a",
     "!!python/object/apply:os.system [x]", "<<: *a", ",", "\t", ";", "=", ":", "@", "+", "-", "--", "--json", "#",
     "1" * 30, "[" * 200, "(" * 50, "1979-05-27", "0x7f", "1_000", "|", ">", "?", "^", "9**9**9", "\\boxed{", "####",
 )  # fmt: skip
@@ -46,7 +49,7 @@ def spoil(value: Any, rng: random.Random) -> Any:
     """A JSON value with one node replaced, dropped, doubled, renamed, or taken from another place."""
     spots = _spots(value)
     if not spots or rng.random() < 0.02:
-        return rng.choice(VALUES)
+        return deepcopy(rng.choice(VALUES))
     path = rng.choice(spots)
     holder = value
     for key in path[:-1]:
@@ -54,18 +57,18 @@ def spoil(value: Any, rng: random.Random) -> Any:
     last = path[-1]
     what = rng.random()
     if what < 0.55:
-        holder[last] = rng.choice(VALUES)
+        holder[last] = deepcopy(rng.choice(VALUES))
     elif what < 0.7:
         del holder[last]
     elif what < 0.8:
         other = value
         for key in rng.choice(spots):
             other = other[key]
-        holder[last] = json.loads(dumps(other))
+        holder[last] = deepcopy(other)
     elif isinstance(holder, dict):
         holder[rng.choice(["", "x", "schema", "name", "0", str(last) + "s", "\ud800"])] = holder.pop(last)
     else:
-        holder.insert(last, json.loads(dumps(holder[last])))
+        holder.insert(last, deepcopy(holder[last]))
     return value
 
 
@@ -144,6 +147,40 @@ def as_text(data: bytes, rng: random.Random) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+def as_toml(data: bytes, rng: random.Random) -> bytes:
+    """Half the time the document's values spoiled and written as inline tables, else its words."""
+    try:
+        value = json.loads(json.dumps(tomllib.loads(data.decode()), default=str))
+    except (ValueError, RecursionError):
+        return as_text(data, rng)
+    if rng.random() < 0.5:
+        return as_text(data, rng)
+    for _ in range(rng.choice((1, 1, 2))):
+        value = spoil(value, rng)
+    if not isinstance(value, dict):
+        return b"x = " + _inline(value).encode()
+    return "".join(f"{dumps(k)} = {_inline(v)}\n" for k, v in value.items()).encode()
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{dumps(k)} = {_inline(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return "''" if value is None else dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
+
+
+def as_yaml(data: bytes, rng: random.Random) -> bytes:
+    """JSON is YAML: the values spoiled and written so, half the time; else its words."""
+    import yaml
+
+    try:
+        value = yaml.load(data.decode(), Loader=yaml.BaseLoader)
+        return as_json(json.dumps(value).encode(), rng) if rng.random() < 0.5 else as_text(data, rng)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return as_text(data, rng)
+
+
 def as_bank(data: bytes, rng: random.Random) -> bytes:
     """A plan bank whose count and checksum are made right again, so that its rows are read."""
     head, _, body = as_lines(data, rng).partition(b"\n")
@@ -177,6 +214,8 @@ SHAPES: Mapping[str, Mutator] = {
     "json": as_json,
     "lines": as_lines,
     "text": as_text,
+    "toml": as_toml,
+    "yaml": as_yaml,
     "bank": as_bank,
     "packed": as_packed_bank,
     "safetensors": as_safetensors,

@@ -71,7 +71,7 @@ def _compared(data: bytes, place: Path) -> None:
     from triaxis.estimate.compare import How, compare_many, relabel
     from triaxis.estimate.results import open_spec
 
-    for name, part in zip(("a.jsonl", "b.jsonl"), (data.split(b"\n\n", 1) + [b""])[:2], strict=True):
+    for name, part in zip(("a.jsonl", "b.jsonl"), [*data.split(b"\n\n", 1), b""][:2], strict=True):
         _put(place, name, part)
     compare_many(relabel([open_spec(str(place / n)) for n in ("a.jsonl", "b.jsonl")]), How()).as_dict()
 
@@ -307,7 +307,10 @@ def _tokenizer(data: bytes, place: Path) -> None:
 
     _put(place, "tokenizer.json", data)
     found = open_tokenizer(place)
-    found.encode("Tom has 12 pens.", add_special_tokens=False), found.token_to_id("<mask>")
+    checkpoint = SimpleNamespace(folder=place)
+    from triaxis.sampling.executor import Executor
+
+    Executor.encode(SimpleNamespace(tokenizer=found, checkpoint=checkpoint), "Tom has 12 pens.")  # type: ignore[arg-type]
 
 
 @cache
@@ -474,15 +477,17 @@ def _tuned_seeds() -> list[bytes]:
 def _summary(data: bytes, place: Path) -> None:
     from triaxis.registry.from_study import from_study
     from triaxis.report.load import cards
+    from triaxis.report.page import page
     from triaxis.report.serve import Site
 
     _put(place, "summary.json", data)
     _put(place, "protocol.json", (_study() / "protocol.json").read_bytes())
     with suppress_user():
         from_study(place, id="S1")
-    for page in ("/", "/compare?a=0&b=0"):
-        Site([place]).answer(page)
-    cards(place)
+    for asked in ("/", "/compare?a=0&b=0"):
+        Site([place]).answer(asked)
+    summary, protocol = cards(place)
+    page(summary, protocol, None)
 
 
 def _protocol(data: bytes, place: Path) -> None:
@@ -583,23 +588,24 @@ def _arguments(data: bytes, place: Path) -> None:
         if not (place / name).exists():
             _put(place, name, content)
     os.chdir(place)
+    code: object = None
     try:
         with redirect_stdout(out), redirect_stderr(err):
             main(argv)
     except SystemExit as e:
-        told = err.getvalue()
-        assert e.code in (0, 1, 2), f"exit code {e.code}"
-        assert e.code != 2 or (told.startswith("triaxis: ") and told.count("\n") == 1), f"not one line: {told[:200]!r}"
+        code = e.code
     finally:
         os.chdir(before)
+    told = err.getvalue()
+    assert code in (0, 1, 2), f"exit code {code}"
+    assert code != 2 or (told.startswith("triaxis: ") and told.count("\n") == 1), f"not one line: {told[:200]!r}"
 
 
 def _parsed(argv: list[str]) -> None:
     """Through click's own parsing of the command, without calling it."""
     import typer
 
-    from triaxis.cli import _ClickException, app
-    from triaxis.cli import bench, diversity, evidence, plans, serve, study, trace, train  # noqa: F401
+    from triaxis.cli import _ClickException, app, bench, diversity, evidence, plans, serve, study, trace, train  # noqa: F401
 
     command: Any = typer.main.get_command(app)
     rest = list(argv)
@@ -630,9 +636,11 @@ def _cli_files() -> Mapping[str, bytes]:
 
 def _cli_seeds() -> list[bytes]:
     lines = (
-        "audit claim --baseline 37/50 --treatment 33/50 --json", "audit claim --baseline 74.0% --treatment 66.0% --n 50",
+        "audit claim --baseline 37/50 --treatment 33/50 --json",
+        "audit claim --baseline 74.0% --treatment 66.0% --n 50",
         "power --n 200 --discordance .26 --json", "power --effect .08 --discordance 0.3", "compare a.jsonl b.jsonl",
-        "compare a.jsonl b.jsonl --json --margin 0.1 --level 0.9 --intersect --repeats average", "audit table claims.csv",
+        "compare a.jsonl b.jsonl --json --margin 0.1 --level 0.9 --intersect --repeats average",
+        "audit table claims.csv",
         "audit rows a.jsonl --factors id,correct --json", "prereg check p.toml summary.json --json",
         "registry show L1", "registry compare --axis trust --task GSM8K", "plans check bank.jsonl",
         "diagnose --out runs/x --n 10 --seeds 0,1 --set steps=32 --conditions none,hint --planners tiny-planner-s",
@@ -649,43 +657,60 @@ def _files(*paths: str) -> Seeds:
     return lambda: [(HOME / p).read_bytes() for p in paths]
 
 
+def _these(*seeds: bytes) -> Seeds:
+    return lambda: seeds
+
+
+def _adapter_seeds(name: str) -> Seeds:
+    return lambda: [_adapter_files()[name]]
+
+
+def _named(run: Callable[[bytes, Path, str], None], name: str) -> Callable[[bytes, Path], None]:
+    """The reader of a file that is told by its name."""
+    return lambda data, place: run(data, place, name)
+
+
 READERS: Mapping[str, Reader] = {
     "rows-jsonl": Reader(_results, "lines", _jsonl_rows, 2),
-    "rows-csv": Reader(lambda d, p: _results(d, p, "results.csv"), "text", _csv, 2),
+    "rows-csv": Reader(_named(_results, "results.csv"), "text", _csv, 2),
     "rows-lm-eval": Reader(_results, "lines", _lm_eval, 2),
     "rows-growing": Reader(_watched, "lines", _jsonl_rows),
-    "compare": Reader(_compared, "lines", lambda: [b"\n".join(_cli_files()[n] for n in ("a.jsonl", "b.jsonl"))], 0.3),
+    "compare": Reader(_compared, "lines", lambda: [_cli_files()["a.jsonl"] + b"\n" + _cli_files()["b.jsonl"]], 0.3),
     "store-pages": Reader(_store, "bytes", lambda: [(_study() / "rows.sqlite").read_bytes()]),
     "store-cells": Reader(_cells, "json", _cell_seeds, 0.5),
     "bank": Reader(_bank, "bank", _bank_seeds, 2),
-    "bank-gz": Reader(lambda d, p: _bank(d, p, "b.jsonl.gz"), "packed", lambda: [gzip.compress(b) for b in _bank_seeds()]),
+    "bank-gz": Reader(_named(_bank, "b.jsonl.gz"), "packed", lambda: [gzip.compress(b) for b in _bank_seeds()]),
     "task-jsonl": Reader(_task, "lines", _task_seeds, 2),
-    "completion": Reader(_grade, "text", lambda: [b"19\nso 12+7=19.\n#### 19", b"3/4\n\\boxed{\\frac{3}{4}}", b"1.5\n50% is"], 2),
+    "completion": Reader(_grade, "text", _these(
+        b"19\nso 12+7=19.\n#### 19", b"3/4\n\\boxed{\\frac{3}{4}}", b"1.5\n50% is", b"7\nThe answer is **7**."), 2),
     "config": Reader(_config, "json", _config_seeds, 0.5),
     "safetensors": Reader(_header, "safetensors", lambda: [_safetensors()], 2),
-    "weights-index": Reader(_index, "json", lambda: [
-        b'{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}']),
+    "weights-index": Reader(_index, "json", _these(
+        b'{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}')),
     "tokenizer": Reader(_tokenizer, "json", _files("models/tiny/tiny-2/tokenizer.json"), 0.3),
-    "adapter-config": Reader(_adapter("adapter_config.json"), "json", lambda: [_adapter_files()["adapter_config.json"]]),
-    "adapter-card": Reader(_adapter("card.json"), "json", lambda: [_adapter_files()["card.json"]], 0.5),
-    "adapter-weights": Reader(_adapter("adapter_model.safetensors"), "safetensors", lambda: [
-        _adapter_files()["adapter_model.safetensors"]]),
+    "adapter-config": Reader(_adapter("adapter_config.json"), "json", _adapter_seeds("adapter_config.json")),
+    "adapter-card": Reader(_adapter("card.json"), "json", _adapter_seeds("card.json"), 0.5),
+    "adapter-weights": Reader(
+        _adapter("adapter_model.safetensors"), "safetensors", _adapter_seeds("adapter_model.safetensors")),
     "resume": Reader(_resume, "safetensors", _resume_seeds),
     "gguf": Reader(_gguf, "bytes", _gguf_seeds, 2),
-    "preset": Reader(_preset, "text", _files("presets/quick.toml", "presets/factorial.toml"), 0.5),
-    "prereg": Reader(_prereg, "text", _prereg_seeds, 2),
-    "claims-csv": Reader(_claims, "text", lambda: [b"name,value,n,baseline,family,p\nx,74.0,50,66.0,t1,0.2\ny,37/50,,33/50,t1,\n"]),
-    "claims-yaml": Reader(lambda d, p: _claims(d, p, "c.yaml"), "text", lambda: [
-        b"claims:\n  - {name: x, value: 74.0, n: 50, baseline: 66.0}\n  - name: y\n    value: 37/50\n    gain: 3\n    loss: 4\n"]),
-    "schedule": Reader(_schedule, "text", lambda: [b"prefix+commit@last:2,masked:0.1-0.5*0.5", b"a@alone,block:1-2"], 2),
+    "preset": Reader(_preset, "toml", _files("presets/quick.toml", "presets/factorial.toml"), 0.5),
+    "prereg": Reader(_prereg, "toml", _prereg_seeds, 2),
+    "claims-csv": Reader(_claims, "text", _these(
+        b"name,value,n,baseline,family,p\nx,74.0,50,66.0,t1,0.2\ny,37/50,,33/50,t1,\n")),
+    "claims-yaml": Reader(_named(_claims, "c.yaml"), "yaml", _these(
+        b"claims:\n  - {name: x, value: 74.0, n: 50, baseline: 66.0}\n"
+        b"  - name: y\n    value: 37/50\n    gain: 3\n    loss: 4\n")),
+    "schedule": Reader(_schedule, "text", _these(b"prefix+commit@last:2,masked:0.1-0.5*0.5", b"a@alone,block:1-2"), 2),
     "registry": Reader(_registry, "json", _registry_seeds),
     "trace": Reader(_trace, "lines", _trace_seeds, 2),
     "tune": Reader(_tuned, "json", _tuned_seeds),
     "summary": Reader(_summary, "json", lambda: [(_study() / "summary.json").read_bytes()], 0.1),
     "protocol": Reader(_protocol, "json", lambda: [(_study() / "protocol.json").read_bytes()], 0.1),
-    "serve-request": Reader(_asked, "text", lambda: [b"/study/0/summary.json", b"/compare?a=0&b=0", b"/"], 0.3),
+    "serve-request": Reader(_asked, "text", _these(b"/study/0/summary.json", b"/compare?a=0&b=0", b"/"), 0.3),
     "endpoint-reply": Reader(_reply, "bytes", _reply_seeds, 2),
-    "planner-spec": Reader(_spec, "text", lambda: [b"openai:m/x@https://h.example:8000/v1", b"gguf:x", b"file:tiny-planner-s"]),
+    "planner-spec": Reader(_spec, "text", _these(
+        b"openai:m/x@https://h.example:8000/v1", b"gguf:x", b"file:tiny-planner-s")),
     "training-data": Reader(_training, "lines", _training_seeds),
     "arguments": Reader(_arguments, "text", _cli_seeds, 0.3),
 }  # fmt: skip

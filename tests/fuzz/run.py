@@ -1,9 +1,10 @@
 """Fuzz every reader of foreign files: `python tests/fuzz/run.py --executions 1000000`; one with `--reader NAME`.
 
 Each reader runs in a process of its own under atheris (libFuzzer, guided by the coverage of this package), fed by the
-mutators of `mutate.py` and by libFuzzer's; without atheris, or with `--engine plain`, by the mutators alone. A finding is
-anything but a return or a UserError of one readable line: it is kept under --findings, once a place in the code, and
-the run goes on. Prints a table of executions and findings, and appends it to --log. Exit code 1 where there is a finding.
+mutators of `mutate.py` and by libFuzzer's; with `--engine plain`, which needs no atheris, by the mutators alone. A
+finding is anything but a return or a UserError of one readable line: its input is kept under --findings, once a place
+in the code, and the run goes on. Prints a table of executions and findings, and appends it to --log. Exit code 1 where
+there is a finding.
 """
 
 from __future__ import annotations
@@ -125,7 +126,14 @@ def child(args: argparse.Namespace) -> None:
         return mutate(shape, base, dice)[:most]
 
     flags = [f"-runs={args.executions}", f"-max_total_time={args.seconds}", f"-seed={args.seed}", "-verbosity=0"]
-    flags += ["-max_len=200000", "-rss_limit_mb=0", "-timeout=60", "-print_final_stats=0", f"-artifact_prefix={corpus}/"]
+    args.findings.mkdir(parents=True, exist_ok=True)
+    flags += [
+        "-max_len=200000",
+        "-rss_limit_mb=0",
+        "-timeout=60",
+        "-print_final_stats=0",
+        f"-artifact_prefix={args.findings}/{args.child}-",
+    ]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], one, custom_mutator=change)
     atheris.Fuzz()  # leaves the process when it has done
 
@@ -177,14 +185,12 @@ def table(done: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
     whole = sum(d["executions"] for d in done.values())
     found = sum(len(d["findings"]) for d in done.values())
     lines = [
-        f"\n**Fuzzing, {date.today()}** ({args.engine}, seed {args.seed}): {whole:,} executions over {len(done)} readers, "
-        f"{found} findings.\n",
+        f"\n**Fuzzing, {date.today()}** ({args.engine}, seed {args.seed}): {whole:,} executions over {len(done)} "
+        f"readers, {found} findings.\n",
         "| reader | executions | refused cleanly | findings | seconds |", "|---|---:|---:|---:|---:|",
     ]  # fmt: skip
     for name, d in done.items():
-        lines.append(
-            f"| {name} | {d['executions']:,} | {d['refused']:,} | {len(d['findings'])} | {d['seconds']:.0f} |"
-        )
+        lines.append(f"| {name} | {d['executions']:,} | {d['refused']:,} | {len(d['findings'])} | {d['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
 

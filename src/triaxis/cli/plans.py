@@ -164,10 +164,11 @@ def export_plans(
 ) -> None:
     """Write the plans of one planner that a study's store holds as a bank."""
     from triaxis.plans.build import export
+    from triaxis.protocol import PLANS
     from triaxis.summary import held_protocol
     from triaxis.tasks import load_task
 
-    name = task or held_protocol(folder)["task"]["name"]
+    name = task or held_protocol(folder, PLANS)["task"]["name"]
     command = f"triaxis plans export {shlex.quote(folder.name)} --planner {shlex.quote(planner)} --out {out.name}"
     _say(export(folder, planner, out, load_task(name), command), "bank", json_)
 

@@ -14,6 +14,7 @@ import typer
 from triaxis.cli import app, complain, print_json
 from triaxis.cli.options import Alpha, Discordance, Filter, Id, Json, Metric, Task, assumed, columns
 from triaxis.errors import UserError
+from triaxis.limits import parse_json, read_text
 
 if TYPE_CHECKING:
     from triaxis.estimate.results import Results
@@ -202,7 +203,7 @@ def prereg_check(
 
 def _summary(path: Path) -> dict[str, Any]:
     try:
-        document = json_module.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path, "card"))
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}); give the folder of a finished study") from None
     except ValueError as e:

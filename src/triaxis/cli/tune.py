@@ -12,6 +12,7 @@ import typer
 
 from triaxis.cli import app, print_json
 from triaxis.errors import UserError, lookup, override
+from triaxis.limits import parse_json, read_text
 
 if TYPE_CHECKING:
     from triaxis.sampling.executor import Executor
@@ -113,7 +114,7 @@ def speed_settings(speed: str, executor: str, task: str) -> dict[str, object]:
 
     path, again = place_of(executor, task), f"run triaxis tune --executor {executor} --task {task}"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path, "settings"))
         held, presets = (found["fingerprint"], found["revision"]), found["presets"]
         changes = changes_of(presets, speed)
     except FileNotFoundError:

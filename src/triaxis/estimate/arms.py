@@ -6,7 +6,6 @@ rows; knows nothing of tasks or models.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from triaxis.estimate.diversity import Diversity, summary
 from triaxis.estimate.paired import Estimate, UndefinedEstimate, cluster_mean, paired, wilson
 from triaxis.estimate.simultaneous import bootstrap_sums
+from triaxis.limits import parse_json
 from triaxis.store import GradeRow, PlanRow, Row
 
 Floats = npt.NDArray[np.float64]
@@ -161,7 +161,7 @@ def arrange(
 
 def _detail(plan: PlanRow | None) -> Mapping[str, Any]:
     try:
-        found = json.loads(plan.detail) if plan else {}
+        found = parse_json(plan.detail) if plan else {}
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

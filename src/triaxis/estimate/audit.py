@@ -54,8 +54,9 @@ class Count:
         return {"count": self.best, "counts": counts, "n": self.n, "share": self.share, "low": low, "high": high}
 
 
+_LONGEST = 60  # characters of a printed accuracy; more digits than that are none
 _SHARE = re.compile(
-    r"(?P<number>\d+(?:\.\d+)?)\s*(?P<percent>%|percent\b)?\s*(?:(?:/|@|of|n\s*=)\s*(?P<n>\d+))?\s*", re.I
+    r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<percent>%|percent\b)?\s*(?:(?:/|@|of|n\s*=)\s*(?P<n>[0-9]+))?\s*", re.I
 )
 
 
@@ -67,7 +68,7 @@ def parse_count(text: str, n: int | None = None, *, bare_percent: bool = False) 
     Heathers 2017) where no whole count rounds to it, UserError where the text is unusable.
     """
     found = _SHARE.fullmatch(text.strip())
-    if not found:
+    if not found or len(text) > _LONGEST:
         raise UserError(f"{text!r} is not an accuracy; write 37/50 or 74.0%/50")
     size = int(found["n"]) if found["n"] else n
     if size is None or size < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from triaxis.estimate.arms import MARGIN, Floats, Table, interval
 from triaxis.estimate.paired import UndefinedEstimate, cluster_mean, finish, paired
 from triaxis.estimate.pipelines import base_vote, pareto
 from triaxis.estimate.votes import Ballots
+from triaxis.limits import parse_json
 
 ORDER_ITEMS = 1000  # items whose decoding orders are compared: pairs of pairs of places take the time of all the rest
 MEASURES = ("disagreement", "all_equal", "unique_right", "unique_wrong", "unreadable", "duplicates", "margin")
@@ -157,7 +157,7 @@ def _tau(of: Any, row: Floats) -> float | None:
 
 def _commits(trace: str) -> list[int]:
     try:
-        found: Mapping[str, Any] = json.loads(trace) if trace else {}
+        found: Mapping[str, Any] = parse_json(trace) if trace else {}
     except ValueError:
         return []
     order = found.get("order") if isinstance(found, dict) else None

@@ -9,14 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from triaxis.errors import UserError, suggest
 from triaxis.estimate.audit import ImpossibleCount, parse_count
+from triaxis.limits import parse_yaml, read_text
 from triaxis.registry.records import Claim, Paper
 
 
@@ -52,13 +53,14 @@ _COLUMNS = {
         for k in ("family", "task", "n", "baseline", "baseline_n", "claimed_n", "repeats", "gain", "loss", "p", "note")
     },
 }
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")  # not isdigit(), to which "\u00b2" is a digit
 _WHOLE = ("n", "baseline_n", "claimed_n", "repeats", "gain", "loss")
 
 
 def read_table(path: Path) -> list[Published]:
     """Claims of a CSV (header: name,value,n,baseline,...) or a YAML list of them. UserError: file, row, field."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "settings")
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from None
     except UnicodeDecodeError:
@@ -88,12 +90,10 @@ def _csv_rows(path: Path, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def _yaml_rows(path: Path, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
     try:
-        yaml = import_module("yaml")
+        document = parse_yaml(text)  # every scalar stays as printed ("74.0")
     except ImportError:
         raise UserError(f"{path}: reading YAML needs PyYAML (pip install pyyaml); or save the table as CSV") from None
-    try:
-        document = yaml.load(text, Loader=yaml.BaseLoader)  # BaseLoader: every scalar stays as printed ("74.0")
-    except yaml.YAMLError as e:
+    except ValueError as e:
         raise UserError(f"{path}: not YAML ({e})") from None
     rows = document.get("claims") if isinstance(document, dict) else document
     if not isinstance(rows, list):
@@ -135,11 +135,11 @@ def _published(path: Path, where: str, row: dict[str, Any]) -> Published:
 def parse_n(text: str) -> int | None:
     """The N that "37/50" carries."""
     tail = text.rpartition("/")[2].strip() if "/" in text else ""
-    return int(tail) if tail.isdigit() else None
+    return int(tail) if _WHOLE_NUMBER.fullmatch(tail) else None
 
 
 def _whole(path: Path, where: str, name: str, text: str) -> int:
-    if not text.isdigit():
+    if not _WHOLE_NUMBER.fullmatch(text):
         raise UserError(f"{path}: {where}: {name} is {text!r}; expected a whole number")
     return int(text)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from triaxis.errors import UserError, lookup, suggest
 from triaxis.estimate.paired import tost
+from triaxis.limits import parse_json, parse_toml, read_bytes
 from triaxis.registry.records import Rule
 
 HOLDS, FAILS, OPEN = "HOLDS", "FAILS", "NOT RESOLVED"
@@ -137,8 +137,8 @@ def load(path: Path) -> Preregistration:
     """A checked file of predictions. UserError names file, prediction, field."""
     data = _bytes(path)
     try:
-        document = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        document = parse_toml(data.decode("utf-8"))
+    except ValueError as e:
         raise UserError(f"{path}: not TOML ({e}); see triaxis prereg new") from None
     for name in document:
         if name not in ("title", "prediction"):
@@ -162,6 +162,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+_COUNTED = ("target", "margin", "n")
+
+
 def _prediction(path: Path, at: int, entry: Any) -> Prediction:
     where = f"{path}: prediction {at}"
     if not isinstance(entry, dict):
@@ -170,7 +173,8 @@ def _prediction(path: Path, at: int, entry: Any) -> Prediction:
     for name, value in entry.items():
         if name not in known:
             raise UserError(f"{where}: unknown field {name!r}{suggest(name, known)}")
-        if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
+        number = isinstance(value, int | float) and (abs(value) < 1 << 63)  # false for NaN
+        if isinstance(value, bool) or not isinstance(value, _KINDS[name]) or (not number and name in _COUNTED):
             expected = {str: "text", int: "a whole number"}.get(
                 _KINDS[name][0] if len(_KINDS[name]) == 1 else float, "a number"
             )
@@ -186,7 +190,7 @@ def _prediction(path: Path, at: int, entry: Any) -> Prediction:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, "settings")
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}); make one with triaxis prereg new {path}") from None
 
@@ -204,7 +208,7 @@ def standing(found: str, stamped: str | None) -> Standing:
     if stamped is None:
         return Standing(False, "NOT STAMPED: nothing shows that these predictions were made before the rows")
     try:
-        mark = json.loads(stamped)
+        mark = parse_json(stamped)
         hash_, at, rows = str(mark["hash"]), str(mark["stamped_at"]), int(mark["rows_before"])
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"the study's stamp of its predictions is not readable ({e}); it was changed by hand") from None

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from triaxis.errors import UserError, lookup, suggest
+from triaxis.limits import parse_json, read_bytes, read_text
 
 ITEM = ("id", "item", "item_id", "doc_id", "sample_id", "question_id", "problem_id", "task_id", "qid", "index", "idx")
 SCORE = ("correct", "score", "is_correct", "right", "verdict", "accuracy", "acc", "exact_match", "passed", "pass")
@@ -102,7 +103,7 @@ def read(path: Path, columns: Columns | None = None) -> Results:
     if path.is_dir():
         return _study(path, wanted)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, "results")
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}); give a result file or a study folder") from None
     label, digest = path.name, hashlib.sha256(data).hexdigest()
@@ -203,7 +204,7 @@ def _store(path: Path, label: str, wanted: Columns) -> Results:
 def _card(folder: Path) -> Mapping[str, Any] | None:
     """The protocol card beside a result file, if there is a readable one."""
     try:
-        card = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
+        card = parse_json(read_text(folder / "protocol.json", "card"))
     except (OSError, ValueError):
         return None
     return card if isinstance(card, dict) else None
@@ -228,8 +229,8 @@ def _whole_json(text: str) -> Any:
     if first.endswith("}") and first.startswith("{"):
         return None  # one object a line: do not parse the file twice
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 
@@ -248,8 +249,8 @@ def _json_rows(path: Path, text: str, whole: Any, wanted: Columns) -> list[tuple
         if not line.strip() or (wanted.unfinished and at == len(lines)):
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
+            row = parse_json(line)
+        except ValueError as e:
             raise UserError(
                 f"{path}: line {at} is not JSON ({e}); expected one object a line, such as {_EXAMPLE}"
             ) from None

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from triaxis.errors import UserError, suggest
+from triaxis.limits import check_form, open_safetensors, parse_json, read_bytes
 from triaxis.models.parts import Layer
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "card.json"
@@ -44,6 +44,7 @@ _ONLY: Mapping[str, object] = {
     "lora_bias": False,
     "trainable_token_indices": None,
 }
+_NUMBERS = {"lora_alpha?": (float, None), "alpha_pattern?": ({"*": float}, None)}
 Gate = tuple[float, ...]  # one factor an adapter; 0 is off
 _SMALL = 1 << 18  # weights of a layer up to which an fp32 sum is kept beside it
 
@@ -101,7 +102,7 @@ def adapter_fingerprint(folder: Path) -> str:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, "settings")
     except OSError:
         pickles = [p.name for p in path.parent.glob("*.bin")]
         hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
@@ -110,7 +111,7 @@ def _bytes(path: Path) -> bytes:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(_bytes(path))
+        fields = parse_json(_bytes(path))
     except ValueError as e:
         raise UserError(f"{path}: not readable JSON ({e}); save the adapter again") from None
     if not isinstance(fields, dict):
@@ -124,13 +125,13 @@ def read_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
     _bytes(path)
     found: dict[str, dict[str, Tensor]] = {}
     try:
-        with safe_open(path, "pt") as f:
+        with open_safetensors(path) as f:
             for key in f.keys():  # noqa: SIM118 - not a dict
                 named = _KEY.match(key)
                 if named is None:
                     raise UserError(f"{path}: tensor {key!r} is no LoRA matrix; only plain LoRA adapters are read")
                 found.setdefault(named[1], {})[named[2]] = f.get_tensor(key)
-    except (SafetensorError, OSError) as e:
+    except (ValueError, OSError) as e:
         raise UserError(f"{path}: not a readable safetensors file ({e}); save the adapter again") from None
     half = [m for m, t in found.items() if len(t) < 2]
     if half or not found:
@@ -147,7 +148,11 @@ def read_adapter(spec: str) -> Adapter:
         if config.get(name) not in (wanted, None) and config[name]:
             raise UserError(f"{folder / CONFIG}: {name}={config[name]!r} is not supported; expected {wanted!r}")
     tensors = read_tensors(folder)
-    pairs = {m: Pair(t["A"], t["B"], _scale(config, m, t["A"].shape[0])) for m, t in tensors.items()}
+    try:
+        check_form(config, _NUMBERS, "the configuration")
+        pairs = {m: Pair(t["A"], t["B"], _scale(config, m, t["A"].shape[0])) for m, t in tensors.items()}
+    except (ValueError, IndexError, re.error) as e:
+        raise UserError(f"{folder / CONFIG}: not a LoRA configuration ({e}); save the adapter again") from None
     for module, pair in pairs.items():
         if pair.a.dim() != 2 or pair.b.dim() != 2 or pair.a.shape[0] != pair.b.shape[1]:
             raise UserError(
@@ -163,6 +168,8 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             alpha = float(value)
+    if not math.isfinite(alpha):
+        raise ValueError(f"lora_alpha={alpha}")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -5,13 +5,13 @@ One TOML file a family in `families/`. Knows nothing of tensors.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
 from triaxis.errors import UserError, lookup
+from triaxis.limits import parse_toml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def cards() -> Mapping[str, FamilyCard]:
     for path in files("triaxis.models").joinpath("families").iterdir():
         if path.name.endswith(".toml"):
             name = path.name.removesuffix(".toml")
-            fields = tomllib.loads(path.read_text(encoding="utf-8"))
+            fields = parse_toml(path.read_text(encoding="utf-8"))
             fields |= {n: tuple(fields[n]) for n in _LISTS if n in fields}
             found[name] = FamilyCard(name=name, **fields)
     return found

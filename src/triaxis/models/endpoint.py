@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from triaxis.errors import UserError
+from triaxis.limits import parse_json
 from triaxis.models.planner import Writer, Writing, Written
 
 KEYS = ("TRIAXIS_API_KEY", "OPENAI_API_KEY")  # environment variables, the first one set counts
@@ -267,8 +268,8 @@ class _Asker:
             hint = "give the final URL" if 300 <= answer.status < 400 else "check the model's name and the URL"
             raise UserError(f"planner {self.name!r}: the server refused with status {answer.status} ({told}); {hint}")
         try:
-            return json.loads(data)
-        except (ValueError, RecursionError):
+            return parse_json(data)
+        except ValueError:
             raise _Again(f"an answer that is not JSON ({self._told(data)})") from None
 
     def _read(self, answer: Any, attempt: int) -> Written:
@@ -289,8 +290,8 @@ class _Asker:
     def _told(self, data: bytes) -> str:
         """What an error answer says: its message where it is the protocol's, else its beginning."""
         text = data.decode("utf-8", "replace")
-        with suppress(ValueError, RecursionError, AttributeError):
-            error = json.loads(data).get("error")
+        with suppress(ValueError, AttributeError):
+            error = parse_json(data).get("error")
             text = str(error.get("message") if isinstance(error, dict) else error or text)
         line = self._clean("".join(c if c.isprintable() else " " for c in text))  # before a part of a key is cut off
         return line[:200] or "nothing said"

@@ -6,7 +6,6 @@ Imports no torch, so that a misspelt name is answered at once. `load.py` makes n
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from functools import cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triaxis.errors import UserError, suggest
+from triaxis.limits import parse_json, plain_name, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,11 +31,16 @@ _TEXT_FILES = (
 )  # fmt: skip
 
 
+def home(spec: str) -> str:
+    """The path with "~" spelled out. os, not Path, and no NUL: nothing raises, whatever the text."""
+    return spec if "\x00" in spec else os.path.expanduser(spec)
+
+
 def find_folder(spec: str, kind: str) -> Path:
     """The folder of a shipped model or of a path. UserError with the nearest name."""
     if spec in SHIPPED[kind]:
         return Path(str(files("triaxis.models").joinpath("tiny", SHIPPED[kind][spec])))
-    folder = os.path.expanduser(spec)  # os, not Path: neither call raises, whatever the text
+    folder = home(spec)
     if os.path.isdir(folder):
         return Path(folder)
     raise UserError(f"no {kind} named {spec!r} and no such folder{suggest(spec, SHIPPED[kind])}")
@@ -51,7 +56,7 @@ def find_checkpoint(spec: str, kind: str) -> tuple[Path, str]:
     A hub id is "org/name" or "org/name@revision"; it is fetched, or found in the hub's cache, only when named. No code
     and no pickle is fetched. UserError with the nearest name, or with the hub's own reason.
     """
-    if spec in SHIPPED[kind] or os.path.isdir(os.path.expanduser(spec)) or not _HUB_ID.fullmatch(spec):
+    if spec in SHIPPED[kind] or os.path.isdir(home(spec)) or not _HUB_ID.fullmatch(spec):
         return find_folder(spec, kind), ""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -80,10 +85,10 @@ def read_config(folder: Path) -> dict[str, object]:
     """config.json as a dict. UserError if it is missing or not a JSON object."""
     path = folder / "config.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(read_text(path, "settings"))
     except FileNotFoundError:
         raise UserError(f"{folder}: there is no config.json; give a checkpoint folder") from None
-    except (ValueError, OSError, RecursionError) as e:
+    except (ValueError, OSError) as e:
         raise UserError(f"{path}: not readable JSON ({e}); download it again") from None
     if not isinstance(fields, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(fields).__name__}")
@@ -104,13 +109,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(folder: Path, index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, OSError, RecursionError, KeyError, TypeError, AttributeError):
+        names = sorted(set(parse_json(read_text(index, "index"))["weight_map"].values()))
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
         names = []
     if not names:
         raise UserError(f"{index}: expected a JSON object with a weight_map of tensor name to file; download it again")
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or not plain_name(name) or not name.endswith(".safetensors"):
             raise UserError(f"{index}: {name!r} is not the name of a safetensors file in the same folder")
         if not (folder / name).is_file():
             raise UserError(f"{folder}: the shard {name} named in {index.name} is missing; download it again")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from triaxis.errors import UserError, suggest
+from triaxis.models.folder import home
 from triaxis.models.planner import Writer, Writing, Written
 
 # name -> (package that carries the file, its name there); installed without its dependencies, which build llama.cpp
@@ -101,7 +102,7 @@ class GgufPlanner(Writer):
 def find_file(spec: str) -> Path:
     """The file of "gguf:PATH" or "gguf:NAME". UserError that says what to install or give."""
     name = spec.removeprefix("gguf:")
-    path = os.path.expanduser(name)
+    path = home(name)
     if name in CARRIED:
         package, module, file = CARRIED[name]
         found = find_spec(module)

@@ -11,16 +11,17 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from triaxis.errors import UserError, suggest
+from triaxis.limits import open_safetensors
 from triaxis.models.card import FamilyCard, card_of
 from triaxis.models.decoder import DecoderConfig, DecoderNetwork
 from triaxis.models.folder import added_token, find_checkpoint, fingerprint, read_config, weight_files
 from triaxis.models.llada import LladaConfig, LladaNetwork
 
 _WHOLE = ("expert_bias",)  # stays float32: in bf16 a router's bias would choose other experts
+MODULES = 2048  # layers times experts that are built before the files are asked how many tensors they hold
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "4bit": torch.bfloat16}  # 4bit: of what is not quantised
 Place = Callable[[nn.Module, str, Tensor], None]
 
@@ -41,12 +42,21 @@ class Checkpoint:
 def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for path in paths:
         try:
-            with safe_open(path, "pt") as f:
+            with open_safetensors(path) as f:
                 for name in f.keys():  # noqa: SIM118 - not a dict
                     yield name, f.get_tensor(name)
-        except (SafetensorError, OSError) as e:
+        except (ValueError, OSError) as e:
             reason = " ".join(str(e).split())
             raise UserError(f"{path}: not a readable safetensors file ({reason}); download it again") from None
+
+
+def _names(paths: list[Path]) -> Iterator[str]:
+    for path in paths:
+        try:
+            with open_safetensors(path) as f:
+                yield from f.keys()
+        except (ValueError, OSError) as e:
+            raise UserError(f"{path}: not a readable safetensors file ({e}); download it again") from None
 
 
 def _put(network: nn.Module, name: str, value: Tensor) -> None:
@@ -150,10 +160,23 @@ def build_network(
     with torch.device("meta"):
         if family.network == "decoder":
             config = DecoderConfig.read(fields, where, family.config)
+            _check_extent(config, folder)
             return config, DecoderNetwork(config), ("lm_head.weight",) if config.tied else ()
         given = {n: v for n, v in fields.items() if v is not None}
         llada = LladaConfig.read({**family.config, **given}, where)
         return llada, LladaNetwork(llada), ("model.transformer.ff_out.weight",) if llada.weight_tying else ()
+
+
+def _check_extent(config: DecoderConfig, folder: Path) -> None:
+    """UserError where config.json asks for far more layers and experts than the files hold tensors: building their
+    modules, empty as they are, would take hours."""
+    asked = config.layers * max(1, config.experts)
+    if asked <= MODULES:
+        return
+    held = sum(1 for _ in _names(weight_files(folder)))
+    if asked > held:
+        where = f"{folder / 'config.json'}: layers times experts are {asked:,}"
+        raise UserError(f"{where}, the files hold {held:,} tensors; take both from one checkpoint")
 
 
 def load_checkpoint(

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from triaxis.errors import UserError, override, suggest
-from triaxis.models.folder import find_folder, fingerprint, open_tokenizer, read_config, weight_files
+from triaxis.limits import open_safetensors
+from triaxis.models.folder import find_folder, fingerprint, home, open_tokenizer, read_config, weight_files
 
 if TYPE_CHECKING:
     from typing import Self
@@ -347,7 +348,7 @@ def check_planner(spec: str) -> str:
     prefix, colon, _ = spec.partition(":")
     if spec == "self":
         return spec
-    if not colon or os.path.isdir(os.path.expanduser(spec)):  # a folder may have a colon in its name
+    if not colon or os.path.isdir(home(spec)):  # a folder may have a colon in its name
         find_folder(spec, "planner")
         return ""
     if prefix not in (*KINDS, "file"):
@@ -415,14 +416,12 @@ def _plain_decoding(model: Any) -> frozenset[int]:
 
 def _shapes(paths: Sequence[Path]) -> list[tuple[int, ...]]:
     """The shapes of all tensors, from the files' headers."""
-    from safetensors import SafetensorError, safe_open
-
     found = []
     for path in paths:
         try:
-            with safe_open(path, "pt") as f:
+            with open_safetensors(path) as f:
                 found += [tuple(f.get_slice(name).get_shape()) for name in f.keys()]  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as e:
+        except (ValueError, OSError) as e:
             reason = " ".join(str(e).split())
             raise UserError(f"{path}: not a readable safetensors file ({reason}); download it again") from None
     return found

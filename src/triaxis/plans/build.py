@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from triaxis.errors import UserError, lookup
+from triaxis.limits import parse_json, plain_name
 from triaxis.models.planner import Planner
 from triaxis.plans.bank import PART, detail, planner_plan_id
 from triaxis.plans.files import (
@@ -33,6 +34,7 @@ from triaxis.plans.files import (
     write_bank,
 )
 from triaxis.plans.sources import Plan
+from triaxis.protocol import PLANS, read_protocol
 from triaxis.store import PlanRow, Store
 from triaxis.tasks.base import Item, Task
 
@@ -157,7 +159,7 @@ def export(folder: Path, planner: str, path: Path, task: Task, command: str = ""
     for item in sorted(task.items(), key=lambda i: i.id):
         row = plans.get(planner_plan_id(task, planner, card["identity"], seed, item.id))
         if row is not None:
-            leaks = bool(json.loads(row.detail)["leaks"])
+            leaks = bool(parse_json(row.detail)["leaks"])
             rows.append(BankRow(item=item.id, text=row.text, tokens=row.tokens, truncated=row.truncated, leaks=leaks))
     if not rows:
         raise UserError(f"{folder}: its store holds no plans of planner {planner!r} yet; run the study first")
@@ -202,7 +204,7 @@ def put(bank: Bank, task: Task, folder: Path) -> int:
 def copy(bank: Bank, task: Task, name: str) -> Path:
     """Copy a checked bank into ./banks, where "file:NAME" finds it. UserError for a name that is no file name."""
     check_bank(bank, task)
-    if not name or Path(name).name != name or name.endswith(SUFFIXES):
+    if not plain_name(name) or name.endswith(SUFFIXES):
         raise UserError(f"--name {name!r} must be a plain name such as my-planner, without folder and ending")
     path = LOCAL / f"{name}.jsonl.gz"
     if path.is_file() and read_bank(path).sha256 != bank.sha256:
@@ -217,12 +219,12 @@ def _study(folder: Path) -> tuple[dict[str, Any], Mapping[str, PlanRow]]:
         held, plans = store.get("protocol"), store.plans()
     if held is None:
         raise UserError(f"{folder}: no study was started there; run triaxis diagnose --out {folder}")
-    return dict(json.loads(held)), plans
+    return read_protocol(held, folder, PLANS), plans
 
 
 def flags(plan: Plan, item: Item) -> dict[str, Any]:
     """One plan with what it says of itself, as plain data: its detail, its text, its length and whether it was cut."""
-    told = json.loads(detail(plan.text, item, plan.implied, plan.unchanged))
+    told = parse_json(detail(plan.text, item, plan.implied, plan.unchanged))
     return {"item": item.id, "text": plan.text, "tokens": plan.tokens, "truncated": plan.truncated, **told}
 
 

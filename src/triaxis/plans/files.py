@@ -13,7 +13,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from triaxis.errors import UserError, suggest
+from triaxis.limits import BROKEN, gunzip, parse_json, read_bytes, unpack_error
 from triaxis.models.planner import Written
 from triaxis.plans import read
 from triaxis.tasks import load_task
@@ -255,11 +255,10 @@ def open_bank(spec: str) -> BankPlanner:
 def _lines(path: Path) -> list[bytes]:
     """The lines of a file without their ends. UserError where it cannot be read or ends in the middle of a line."""
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as e:
-        reason = getattr(e, "strerror", None) or str(e)
-        raise UserError(f"{path}: not a readable bank ({reason}); give a .jsonl or .jsonl.gz file") from None
+        raw = read_bytes(path, "bank")
+        raw = gunzip(raw, path, "bank") if path.suffix == ".gz" else raw
+    except BROKEN as e:
+        raise UserError(f"{path}: not a readable bank ({unpack_error(e)}); give a .jsonl or .jsonl.gz file") from None
     *lines, rest = raw.split(b"\n")  # bytes: a plan may hold U+2028
     if rest:
         raise UserError(f"{path}:{len(lines) + 1}: the file ends in the middle of a line; get it again")
@@ -268,8 +267,8 @@ def _lines(path: Path) -> list[bytes]:
 
 def _object(path: Path, at: int, line: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as e:
+        found = parse_json(line)
+    except ValueError as e:
         raise UserError(f"{path}:{at}: not JSON ({e}); get the file again") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}:{at}: expected a JSON object, found {type(found).__name__}")

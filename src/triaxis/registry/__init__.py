@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from triaxis.errors import UserError, lookup
+from triaxis.limits import parse_json, read_text
 from triaxis.registry.records import AXES, Baseline, Cell, Claim, Fact, Factorial, Paper, Rule, Setup
 from triaxis.registry.schema import check, fail
 
@@ -157,7 +158,7 @@ def as_dict(entry: Paper) -> dict[str, Any]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constants)
+        return parse_json(read_text(path, "settings"), object_pairs_hook=_no_repeats, parse_constant=_no_constants)
     except json.JSONDecodeError as error:
         raise UserError(f"{path.name}: line {error.lineno} is not JSON: {error.msg}") from None
     except UnicodeDecodeError:
@@ -182,7 +183,7 @@ def _no_constants(name: str) -> float:
 
 @cache
 def _schema() -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads((HERE / "paper.schema.json").read_text(encoding="utf-8"))
+    schema: dict[str, Any] = parse_json((HERE / "paper.schema.json").read_text(encoding="utf-8"))
     return schema
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from triaxis.errors import UserError
+from triaxis.limits import parse_json, read_text
 from triaxis.registry.records import AXES, Claim, Paper, Setup
 
 _PLACES = {"before": "before_question", "after": "after_question"}
@@ -27,18 +28,28 @@ def from_study(folder: Path, *, id: str, title: str = "") -> Paper:
     study = summary.get("study")
     if not isinstance(study, dict) or "conditions" not in summary or "axes" not in summary:
         raise UserError(f"{folder / 'summary.json'}: not a summary of triaxis diagnose; run the study to its end first")
-    task = str(study.get("task", "?"))
     try:
-        claims = (*_conditions(summary, task), *_effects(summary, task))
-    except (KeyError, TypeError, AttributeError) as e:
+        return _entry(summary, protocol, study, id, title or _title(folder, study))
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
         raise UserError(
             f"{folder / 'summary.json'}: not as triaxis diagnose writes it ({type(e).__name__}: {e})"
         ) from None
+
+
+def _title(folder: Path, study: Mapping[str, Any]) -> str:
+    return f"triaxis study {folder.resolve().name}: {study.get('executor')} on {study.get('task')}"
+
+
+def _entry(
+    summary: Mapping[str, Any], protocol: Mapping[str, Any], study: Mapping[str, Any], id: str, title: str
+) -> Paper:
+    task = str(study.get("task", "?"))
+    claims = (*_conditions(summary, task), *_effects(summary, task))
     measured = {a for c in claims for a in c.axes or ()}
     return Paper(
         id=id,
         arxiv=None,
-        title=title or f"triaxis study {folder.resolve().name}: {study.get('executor')} on {study.get('task')}",
+        title=title,
         provenance=("repository",),
         provenance_note=f"computed by triaxis from rows; protocol {study.get('protocol_hash')}",
         axes=tuple(a for a in AXES if a in measured),
@@ -50,7 +61,7 @@ def from_study(folder: Path, *, id: str, title: str = "") -> Paper:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path, "card"))
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}); give the folder of a finished study") from None
     except ValueError as e:

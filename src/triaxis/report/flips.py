@@ -7,7 +7,6 @@ therefore are the `gain` and `loss` of the effects.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from triaxis.errors import UserError
+from triaxis.limits import parse_json
 from triaxis.report.words import clip, number
 from triaxis.store import GradeRow, PlanRow, Row
 
@@ -231,7 +231,7 @@ def _plan_notes(plan: PlanRow) -> list[str]:
 def _detail(plan: PlanRow) -> dict[str, Any]:
     """What the plan's source says of it; nothing where that is not an object."""
     try:
-        found = json.loads(plan.detail)
+        found = parse_json(plan.detail)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

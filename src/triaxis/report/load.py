@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triaxis.errors import UserError
+from triaxis.limits import parse_json, read_text
 
 if TYPE_CHECKING:
     from triaxis.report.flips import Flips
@@ -45,7 +45,7 @@ def cards(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def schema() -> dict[str, Any]:
     """The JSON Schema of summary.json."""
     found = resources.files("triaxis.report") / "summary.schema.json"
-    return dict(json.loads(found.read_text(encoding="utf-8")))
+    return dict(parse_json(found.read_text(encoding="utf-8")))
 
 
 def check_summary(summary: dict[str, Any], where: Path | str = "summary") -> None:
@@ -59,6 +59,11 @@ def check_summary(summary: dict[str, Any], where: Path | str = "summary") -> Non
         raise UserError(
             f"{where}: not a summary this triaxis can read: {e}; make it again with triaxis grade"
         ) from None
+    shapes = summary["axes"]["brittleness"]
+    for effect in shapes["effects"] if shapes else ():
+        pair = shapes["simultaneous"]["intervals"].get(effect["name"])
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(x, int | float) for x in pair):
+            raise UserError(f"{where}: effect {effect['name']!r} lacks its simultaneous interval; run triaxis grade")
     axis = summary["axes"]["diversity"]
     for b in (axis, *axis["scaffolded"].values()) if axis else ():
         if not b["branches"] == len(b["pass_at_k"]) == len(b["pass_at_k_interval"]):
@@ -123,12 +128,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _json(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        found = parse_json(read_text(path, "card"), parse_constant=_refuse)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; {remedy}") from None
     except OSError as e:
         raise UserError(f"{path}: cannot read ({e.strerror})") from None
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise UserError(f"{path}: damaged, not JSON ({e}); {remedy}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: damaged, not a JSON object; {remedy}")

@@ -119,7 +119,7 @@ def _table(title: str, lines: Sequence[Mapping[str, Any]]) -> Card:
         c for c in dict.fromkeys(k for line in lines for k in line) if any(_is_said(line.get(c)) for line in lines)
     ]
     cells = [[_value(line.get(c, "")) if _is_said(line.get(c)) else "" for c in columns] for line in lines]
-    return Card(title, columns, cells)
+    return Card(title, columns, cells if columns else ())
 
 
 def _is_said(value: object) -> bool:

@@ -5,7 +5,6 @@ Every step is resumable and none is done twice, so the whole is one command that
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from triaxis.conditions import load_preset
 from triaxis.jobs import Progress, silent
+from triaxis.limits import parse_json, read_text
 from triaxis.report import repair
 from triaxis.report.study import Study
 
@@ -90,7 +90,7 @@ def compare(r: Repair, out: Path) -> dict[str, Any]:
     def arm(name: str, kind: str) -> repair.Arm:
         return repair.read_arm(name, [out / "studies" / f"{kind}-s{s}" for s in r.seeds])
 
-    card = json.loads((out / "adapters" / f"{r.kind}-s{r.seeds[0]}" / "card.json").read_text(encoding="utf-8"))
+    card = parse_json(read_text(out / "adapters" / f"{r.kind}-s{r.seeds[0]}" / "card.json", "settings"))
     found = repair.repair(
         repair.read_arm("before", [out / "before"]), arm("after", r.kind),
         arm("control", "plain") if r.control else None, card["seen"], r.margin,

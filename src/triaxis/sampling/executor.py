@@ -96,7 +96,12 @@ class Executor:
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of text. Unless `special`, text that spells a special token is ordinary text."""
         self.tokenizer.encode_special_tokens = not special
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as e:
+            if type(e) is not Exception:  # tokenizers raises the bare class, and nothing else, for its own failures
+                raise
+            raise UserError(f"{self.checkpoint.folder}: its tokenizer.json cannot encode text ({e})") from None
         return ids
 
     def prompt_ids(self, user: str, reply: str = "", system: str = "") -> list[int]:

@@ -5,12 +5,12 @@ Knows the shape of its files; they are openai/grade-school-math's own bytes (see
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+from triaxis.limits import parse_json
 from triaxis.tasks.base import Item
 from triaxis.tasks.listed import ListTask
 from triaxis.tasks.packed import checksums, read_packed
@@ -29,7 +29,7 @@ def gsm8k() -> ListTask:
 @cache
 def load(split: str) -> tuple[Item, ...]:
     """The items of a split in file order, ids gsm8k-test-0001 and on. UserError if the file is not as published."""
-    rows = (json.loads(line) for line in read_checked(_folder(), split).splitlines())  # bytes: \n only, no U+2028
+    rows = (parse_json(line) for line in read_checked(_folder(), split).splitlines())  # bytes: \n only, no U+2028
     return tuple(
         Item(f"gsm8k-{split}-{at:04d}", row["question"], *parse_answer(row["answer"])) for at, row in enumerate(rows, 1)
     )

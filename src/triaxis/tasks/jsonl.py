@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from triaxis.errors import UserError
+from triaxis.limits import parse_json
 from triaxis.tasks import grading
 from triaxis.tasks.base import Item
 from triaxis.tasks.gsm8k import parse_answer
@@ -78,10 +79,10 @@ def _parse(raw: bytes, *, first: bool) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from None
     try:
-        row = json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+        row = parse_json(text, parse_float=Decimal, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON ({error.msg}, column {error.colno}); expected one JSON object a line") from None
-    except (ValueError, RecursionError) as error:  # an integer of over 4,300 digits; brackets nested too deep
+    except ValueError as error:  # an integer of over 4,300 digits; brackets nested too deep
         raise UserError(f"unreadable JSON ({error})") from None
     if not isinstance(row, dict):
         raise UserError(f"expected a JSON object with question and answer, found {_kind(row)}")

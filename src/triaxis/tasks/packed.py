@@ -5,12 +5,11 @@ The bytes are the source's own, compressed with `gzip.compress(raw, 9, mtime=0)`
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from importlib.resources.abc import Traversable
 
 from triaxis.errors import UserError
+from triaxis.limits import BROKEN, gunzip
 
 
 def read_packed(folder: Traversable, file: str, of: str) -> bytes:
@@ -18,10 +17,10 @@ def read_packed(folder: Traversable, file: str, of: str) -> bytes:
     name = f"{file}.gz"
     remedy = f"reinstall triaxis ({folder / name})"
     try:
-        raw = gzip.decompress((folder / name).read_bytes())
+        raw = gunzip((folder / name).read_bytes(), name, "bank")
     except FileNotFoundError:
         raise UserError(f"{of}'s {name} is missing from this installation; {remedy}") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except BROKEN as error:
         raise UserError(f"{of}'s {name} is damaged and does not decompress ({error}); {remedy}") from None
     want, got = checksums(folder, of)[file], hashlib.sha256(raw).hexdigest()
     if got != want:

@@ -9,7 +9,6 @@ split. data/svamp/test_ids.txt holds the outcome; a test makes it again.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -18,6 +17,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from triaxis.limits import parse_json
 from triaxis.tasks.base import Item
 from triaxis.tasks.listed import ListTask
 from triaxis.tasks.packed import checksums, read_packed
@@ -45,7 +45,7 @@ def load(split: str) -> tuple[Item, ...]:
 @cache
 def rows() -> tuple[Mapping[str, Any], ...]:
     """The published rows. UserError if the file is not as published."""
-    return tuple(json.loads(read_packed(_folder(), "SVAMP.json", "SVAMP")))
+    return tuple(parse_json(read_packed(_folder(), "SVAMP.json", "SVAMP")))
 
 
 def item(row: Mapping[str, Any]) -> Item:

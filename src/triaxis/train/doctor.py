@@ -7,7 +7,6 @@ without the chat template of the evaluation, adapters that were loaded and did n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from triaxis.errors import UserError
+from triaxis.limits import lines, parse_json, read_text
 from triaxis.models.adapters import CONFIG, find_adapter, read_adapter, read_tensors
 from triaxis.models.card import card_of
 from triaxis.models.folder import find_checkpoint, read_config
@@ -178,10 +178,10 @@ def _marks(text: str) -> list[str]:
 
 def _own_template(folder: Path) -> str:
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return read_text(folder / "chat_template.jinja", "settings")
     path = folder / "tokenizer_config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+        found = parse_json(read_text(path, "tokenizer")).get("chat_template")
     except (OSError, ValueError, AttributeError):
         return ""
     return found if isinstance(found, str) else ""
@@ -206,12 +206,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Training rows of a JSON Lines file: objects with "prompt" and "response". UserError names the first bad line."""
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        found = lines(read_text(path, "results"))
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: cannot be read ({e})") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(found, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             rows.append({k: str(row[k]) for k in ("prompt", "response")})
         except (ValueError, KeyError, TypeError):
             raise UserError(f'{path}:{number}: expected an object with "prompt" and "response"') from None
@@ -279,7 +279,7 @@ def check_adapter(executor: Executor, spec: str) -> list[Finding]:
 
 
 def _against_config(folder: Path, found: Linears, held: Sequence[str], name: str) -> Iterator[Finding]:
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = parse_json(read_text(folder / CONFIG, "settings"))
     targets = config.get("target_modules")
     if isinstance(targets, str | list) and targets:
         yield from (f for f in check_targets(found, targets, name) if f.severity == "error")

@@ -24,11 +24,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from triaxis.errors import UserError
+from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.adapters import replace_file, save_adapter, share, swap
 from triaxis.models.targets import choose, coverage
 from triaxis.sampling.executor import Executor
@@ -399,9 +399,9 @@ def _save(run: _Fit, optimiser: torch.optim.Optimizer, at: _Progress) -> None:
 
 def _held_step(out: Path) -> int:
     try:
-        with safe_open(out / "checkpoint.safetensors", "pt") as f:
-            return int(json.loads(f.metadata()["state"])["step"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+        with open_safetensors(out / "checkpoint.safetensors") as f:
+            return int(parse_json(f.metadata()["state"])["step"])
+    except (OSError, KeyError, ValueError, TypeError, OverflowError):
         return 0
 
 
@@ -412,15 +412,15 @@ def _restore(run: _Fit, optimiser: torch.optim.Optimizer) -> _Progress:
     tensors: dict[str, Tensor] = {}
     if path.exists():
         try:
-            with safe_open(path, "pt") as f:
+            with open_safetensors(path) as f:
                 metadata, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-            held, state = json.loads(metadata["identity"]), json.loads(metadata["state"])
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as e:
+            held, state = parse_json(metadata["identity"]), parse_json(metadata["state"])
+        except (OSError, KeyError, ValueError, TypeError) as e:
             raise UserError(f"{path}: not a readable checkpoint ({e}); delete it to begin again") from None
         _check_same(path, held, json.loads(json.dumps(run.identity)))
     if log.exists() and run.runner.main:
-        whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in whole if tensors and json.loads(line)["step"] <= state["step"]]
+        whole = [line for line in read_text(log, "log").splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in whole if tensors and parse_json(line)["step"] <= state["step"]]
         replace_file(log, "".join(kept).encode())
     if not tensors:
         return _Progress()
@@ -466,5 +466,5 @@ def _finish(run: _Fit, at: _Progress) -> Fitted:
     if run.runner.main:
         save_adapter(run.out, pairs, config, card)
     log = run.out / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [parse_json(line) for line in read_text(log, "log").splitlines()] if log.exists() else []
     return Fitted(run.out, at.best_step if at.kept else at.step, at.stopped, at.best, lines)

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from triaxis.errors import UserError
+from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.decoder import DecoderNetwork
 from triaxis.models.load import DTYPES, build_network, fill, find_device
 from triaxis.train.loss import draw_masks, masked_cross_entropy
@@ -57,14 +58,15 @@ def prepare(out: Path, gguf: str, layers: int | None = None) -> Path:
 
 
 def _cut(folder: Path, layers: int) -> None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json(read_text(folder / "config.json", "settings"))
     if not 1 <= layers <= config["num_hidden_layers"]:
         raise UserError(f"layers={layers} must lie in 1..{config['num_hidden_layers']}")
-    kept = {
-        n: t
-        for n, t in load_file(folder / "model.safetensors").items()
-        if not n.startswith("model.layers.") or int(n.split(".")[2]) < layers
-    }
+    with open_safetensors(folder / "model.safetensors") as f:
+        kept = {
+            n: f.get_tensor(n)
+            for n in f.keys()  # noqa: SIM118 - not a dict
+            if not n.startswith("model.layers.") or int(n.split(".")[2]) < layers
+        }
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", {**config, "num_hidden_layers": layers})
 
@@ -81,12 +83,12 @@ def open_executor(source: Path, out: Path, shift: int, device: torch.device) -> 
     """The network with the source's weights and a fresh mask; config and tokenizer are written to `out`."""
     from triaxis.models.card import card
 
-    text = (source / "tokenizer.json").read_text(encoding="utf-8").replace(json.dumps(UNUSED), json.dumps(MASK))
-    vocabulary = json.loads(text)["model"]["vocab"]
+    text = read_text(source / "tokenizer.json", "tokenizer").replace(json.dumps(UNUSED), json.dumps(MASK))
+    vocabulary = parse_json(text)["model"]["vocab"]
     if MASK not in vocabulary:
         raise UserError(f"{source}: its tokenizer has no reserved token {UNUSED} to make the mask of")
     config = executor_config(
-        json.loads((source / "config.json").read_text(encoding="utf-8")), vocabulary[MASK], vocabulary[FILL], shift
+        parse_json(read_text(source / "config.json", "settings")), vocabulary[MASK], vocabulary[FILL], shift
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "tokenizer.json").write_text(text, encoding="utf-8")

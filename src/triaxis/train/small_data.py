@@ -11,7 +11,6 @@ A chunk of rows depends on (kind, seed, number of the chunk) alone, so any numbe
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triaxis.errors import UserError
+from triaxis.limits import parse_json, read_text
 from triaxis.models.card import card
 from triaxis.models.folder import open_tokenizer
 from triaxis.models.planner import PLAN_PROMPT
@@ -251,7 +251,7 @@ def _template(folder: Path) -> str:
     """The planner's turns around {content}, as its own chat template renders them."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    chat = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    chat = parse_json(read_text(folder / "tokenizer_config.json", "tokenizer"))["chat_template"]
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers renders them
     text: str = env.from_string(chat).render(
         messages=[{"role": "user", "content": "{content}"}], add_generation_prompt=True

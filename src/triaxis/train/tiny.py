@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from triaxis.errors import UserError, override
+from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.llada import LladaConfig, LladaNetwork
 from triaxis.models.load import find_device
 from triaxis.train.loss import draw_masks, masked_cross_entropy
@@ -181,11 +181,11 @@ def checkpoint(network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Rec
 def _read_checkpoint(path: Path, recipe: Recipe) -> tuple[int, dict[str, Tensor]]:
     """Step and tensors. UserError if the file is damaged or of another recipe."""
     try:
-        with safe_open(path, "pt") as f:
+        with open_safetensors(path) as f:
             metadata, tensors = f.metadata() or {}, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except SafetensorError as e:
+    except (OSError, ValueError) as e:
         raise UserError(f"{path}: not a readable checkpoint ({e}); delete it to begin again") from None
-    held = json.loads(metadata.get("recipe", "{}"))
+    held = parse_json(metadata.get("recipe", "{}"))
     for name, value in asdict(recipe).items():
         if held.get(name) != value:
             raise UserError(
@@ -200,9 +200,9 @@ def restore(network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe
     path, log = out / "checkpoint.safetensors", out / "log.jsonl"
     step, tensors = _read_checkpoint(path, recipe) if path.exists() else (0, {})
     if log.exists():
-        lines = log.read_text().splitlines(keepends=True)
+        lines = read_text(log, "log").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]  # a killed run may have left half of one
-        log.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        log.write_text("".join(line for line in whole if parse_json(line)["step"] <= step))
     if not tensors:
         return 0
     for name, parameter in network.named_parameters():

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from triaxis.errors import UserError
+from triaxis.limits import open_safetensors, parse_json, read_text
 
 LOG_EVERY = 20
 Step = tuple[int, Callable[[], Tensor], int]  # its number, what computes its loss, the tokens it reads
@@ -201,17 +201,17 @@ def _restore(masters: Masters, out: Path, identity: Mapping[str, Any]) -> Traine
     path, log, at = out / "checkpoint.safetensors", out / "log.jsonl", Trained(0, 0.0, 0, "", math.nan)
     if path.exists():
         try:
-            with safe_open(path, "pt") as f:
+            with open_safetensors(path) as f:
                 metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-            held, at = json.loads(metadata["identity"]), Trained(**json.loads(metadata["at"]))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as e:
+            held, at = parse_json(metadata["identity"]), Trained(**parse_json(metadata["at"]))
+        except (OSError, KeyError, ValueError, TypeError) as e:
             raise UserError(f"{path}: not a readable checkpoint ({e}); delete it to begin again") from None
         if held != identity:
             raise UserError(f"{path}: training was begun with {_difference(held, identity)}; choose another --out")
         masters.load(tensors)
     if log.exists():
-        whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        log.write_text("".join(line for line in whole if json.loads(line)["step"] <= at.step))
+        whole = [line for line in read_text(log, "log").splitlines(keepends=True) if line.endswith("\n")]
+        log.write_text("".join(line for line in whole if parse_json(line)["step"] <= at.step))
     return at
 
 
