@@ -151,3 +151,14 @@ def test_plain_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "a\x00", "x" * 201, "a/"])
 def test_names_that_lead_elsewhere(name: str) -> None:
     assert not limits.plain_name(name)
+
+
+@pytest.mark.parametrize("pattern", [r".*\.layers\.\d+\.(?:.*\.)?(q_proj|k_proj)", "q_proj", "model.layers.[0-9].*"])
+def test_patterns_of_adapters(pattern: str) -> None:
+    assert limits.bounded_pattern(pattern) == pattern
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(.*)\\1", "a*" * 7, "x" * 1001, "(a){9}"])
+def test_patterns_that_never_end(pattern: str) -> None:
+    with pytest.raises(ValueError, match="a pattern with"):
+        limits.bounded_pattern(pattern)

@@ -245,7 +245,18 @@ def unpack_error(e: Exception) -> str:
 BROKEN: Final = (OSError, EOFError, zlib.error)  # what `gunzip` raises on a damaged file
 
 
-# ---------------------------------------------------------------- names
+# ---------------------------------------------------------------- names and patterns
+
+
+def bounded_pattern(pattern: str) -> str:
+    """A regular expression from elsewhere, for module names: ValueError where matching it could take exponential time
+    (a repeated group, a back reference) or a high power of the name's length.
+    """
+    if len(pattern) > 1000 or len(re.findall(r"[*+{]", pattern)) > 6:
+        raise ValueError("a pattern with more than 1,000 characters or 6 repetitions")
+    if re.search(r"\)[*+{]|\\[1-9]|\(\?P=", pattern):
+        raise ValueError("a pattern with a repeated group or a back reference")
+    return pattern
 
 
 def plain_name(name: str) -> bool:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triaxis.errors import UserError, suggest
-from triaxis.limits import check_form, open_safetensors, parse_json, read_bytes
+from triaxis.limits import bounded_pattern, check_form, open_safetensors, parse_json, read_bytes
 from triaxis.models.parts import Layer
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "card.json"
@@ -166,7 +166,7 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / r, or alpha / sqrt(r) with rsLoRA; peft's alpha_pattern overrides by module."""
     alpha = float(config.get("lora_alpha") or rank)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(rf"(.*\.)?({bounded_pattern(pattern)})$", module):
             alpha = float(value)
     if not math.isfinite(alpha):
         raise ValueError(f"lora_alpha={alpha}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from triaxis.errors import UserError, suggest
+from triaxis.limits import bounded_pattern
 from triaxis.models.adapters import linear_names, target_pattern
 
 _IN_LAYER = re.compile(r"^(.+?)\.(\d+)\.(.+)$")  # the first number is the layer's; an expert's comes after it
@@ -79,8 +80,8 @@ def resolve(found: Linears, targets: str | Sequence[str]) -> list[str]:
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        return re.compile(pattern)
-    except re.error as e:
+        return re.compile(bounded_pattern(pattern))
+    except (re.error, ValueError) as e:
         raise UserError(f"target pattern {pattern!r} is no regular expression ({e})") from None
 
 
