@@ -150,7 +150,7 @@ def test_page_nests_names_its_parts_and_needs_nothing_else(html: str) -> None:
 def test_every_plot_has_a_title_and_its_intervals(html: str, study: Path) -> None:
     page = Tags(html)
     drawn = [a for t, a in page.tags if t == "svg"]
-    assert len(drawn) == 12  # six figures, each for a screen and for a phone
+    assert len(drawn) == 22  # eleven figures, each for a screen and for a phone
     assert all(a["role"] == "img" and a["aria-labelledby"] for a in drawn)
     found = load(study)["axes"]
     for e in (*found["brittleness"]["effects"], *(p["content"] for p in found["trust"]["planners"])):
@@ -222,7 +222,9 @@ def test_hostile_texts_are_shown_as_text(tmp_path: Path, name: str) -> None:
     page = render(tmp_path).read_text(encoding="utf-8")
     tags = Tags(page)
     assert tags.open == []
-    assert [t for t, _ in tags.tags].count("script") == 2  # data and our own
+    kinds = [a.get("type") for t, a in tags.tags if t == "script"]
+    assert kinds.count(None) == 1  # our own; the others are data
+    assert set(kinds) == {None, "application/json"}
     assert not {"img", "object"} & {t for t, _ in tags.tags}
     assert all(not any(k.startswith("on") for k in a) for _, a in tags.tags)
     assert [t for t, _ in tags.tags].count("style") == 1

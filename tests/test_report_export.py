@@ -101,15 +101,23 @@ def test_figures_are_vectors_in_the_colours_of_paper(summary: dict[str, Any], tm
     made = write_figures(summary, tmp_path, kind)
     assert len(made) >= 4
     first = {**summary, "axes": {**summary["axes"], "trust": None, "diversity": None}}
-    (again,) = write_figures(first, tmp_path / "again", kind)
-    assert again.read_bytes() == made[0].read_bytes()
-    for path in made:
+    again = write_figures(first, tmp_path / "again", kind)
+    assert [p.read_bytes() for p in again[:2]] == [p.read_bytes() for p in made[:2]]
+    figures, behind = made[::2], made[1::2]
+    assert [p.suffix for p in behind] == [".csv"] * len(figures)
+    with behind[0].open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    effects = summary["axes"]["brittleness"]["effects"]
+    assert [(x["label"], float(x["value"]), float(x["low"])) for x in lines] == [
+        (e["name"], e["value"], e["low"]) for e in effects
+    ]
+    for path in figures:
         content = path.read_bytes()
         assert content.startswith(b"%PDF" if kind == "pdf" else b"<?xml")
         if kind == "svg":
             used = set(re.findall(r"#[0-9a-f]{6}\b", content.decode()))
             assert not used & set(plots._INK.values()), path.name
-            assert used & set(plots._PRINTED.values())
+            assert used & set(plots.PRINTED.values())
         else:
             assert b"/Subtype /Image" not in content
 
@@ -118,9 +126,9 @@ def test_the_page_is_the_same_while_files_are_made(summary: dict[str, Any]) -> N
     groups = [plots.Group("", [plots.Mark("a", 0.1, 0.0, 0.2, kind="lift")])]
     options: dict[str, Any] = {"title": "t", "axis": "x", "name": "f"}
     alone = plots.forest(groups, **options)
-    with plots.as_files("svg") as made:
+    with plots.as_files("svg") as files:
         assert plots.forest(groups, **options) == alone
-    assert list(made) == ["f"]
+    assert list(files.made) == list(files.behind) == ["f"]
     with pytest.raises(UserError, match="did you mean 'pdf'"):
         write_figures(summary, Path("nowhere"), "pfd")
 

@@ -60,6 +60,7 @@ def grade(
 def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The contract's summary object, from stored rows, grades and plans alone."""
     from triaxis.estimate import axes
+    from triaxis.estimate.prereg import scorecard
 
     rows, n = store.rows(), int(store.get("items") or protocol["n"])
     t = axes.arrange(rows, store.grades(), store.plans(), protocol["conditions"], n)
@@ -67,7 +68,7 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
     seconds, price = float(store.get("seconds") or 0), store.get("price_per_hour")
     paid = dollars(seconds, None if price is None else float(price))
     found = axes.axes(t, {p["name"]: p["parameters"] for p in protocol["planners"]})
-    return {
+    summary = {
         "schema": 1,
         "study": {
             "executor": protocol["executor"]["name"],
@@ -87,6 +88,8 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
         },
         "warnings": [*_notes(protocol, n), *axes.warnings(t, lines, found)],
     }
+    stamped = store.get("prereg")
+    return summary if stamped is None else {**summary, "prereg": scorecard(stamped, summary)}
 
 
 def planning(plans: Iterable[PlanRow]) -> dict[str, int]:

@@ -71,7 +71,8 @@ def session() -> Iterator[Browser]:
         pytest.skip("no browser tests: install chromium and chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
+    quiet = ("background-networking", "component-update", "sync", "dev-shm-usage", "gpu", "default-apps")
+    for flag in ("--headless=new", "--no-sandbox", "--hide-scrollbars", *(f"--disable-{name}" for name in quiet)):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))

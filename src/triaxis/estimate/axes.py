@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from triaxis.estimate.adapters import adapters as adapters
 from triaxis.estimate.arms import MARGIN as MARGIN
 from triaxis.estimate.arms import Table as Table
 from triaxis.estimate.arms import arrange as arrange
@@ -32,10 +33,11 @@ NOTABLE = 0.02  # a share of failed completions from which it is reported
 def axes(t: Table, parameters: Mapping[str, int | None]) -> dict[str, Any]:
     """The contract's "axes" object; an axis whose conditions were not run is null.
 
-    "factorial" and "pipelines" are there only where grids or pipelines were run. parameters: by planner.
+    "factorial", "pipelines" and "adapters" are there only where grids, pipelines, or arms with and without an adapter
+    were run. parameters: by planner.
     """
     found = {"brittleness": brittleness(t), "trust": trust(t, parameters), "diversity": diversity_axis(t)}
-    extra = {"factorial": factorial(t), "pipelines": pipelines(t)}
+    extra = {"factorial": factorial(t), "pipelines": pipelines(t), "adapters": adapters(t)}
     return found | {k: v for k, v in extra.items() if v}
 
 

@@ -22,8 +22,11 @@ Factors = Mapping[str, Levels]
 
 
 def shapes(t: Table) -> list[str]:
-    """Content-free shapes. A bare question decoded otherwise is no shape; the grids are compared with it."""
-    return [n for n in t.role("brittleness") if n not in bare(t)]
+    """Content-free shapes under the baseline's adapter. A bare question decoded otherwise is no shape; the grids are
+    compared with it. A shape under another adapter would show both at once; estimate/adapters.py takes them apart."""
+    own = t.conditions[t.baseline].get("adapter", "")
+    found = [n for n in t.role("brittleness") if n not in bare(t)]
+    return [n for n in found if t.conditions[n].get("adapter", "") == own]
 
 
 def bare(t: Table) -> list[str]:

@@ -135,7 +135,10 @@ def digest(path: Path) -> str:
 
 def load(path: Path) -> Preregistration:
     """A checked file of predictions. UserError names file, prediction, field."""
-    data = _bytes(path)
+    return _parsed(_bytes(path), path)
+
+
+def _parsed(data: bytes, path: Path) -> Preregistration:
     try:
         document = parse_toml(data.decode("utf-8"))
     except ValueError as e:
@@ -199,8 +202,37 @@ def _bytes(path: Path) -> bytes:
 
 
 def stamp(path: Path, *, rows_before: int, stamped_at: str) -> str:
-    """The JSON a study puts into its store under the key "prereg"; `rows_before`: rows the store held already."""
-    return json.dumps({"hash": digest(path), "stamped_at": stamped_at, "rows_before": rows_before})
+    """The JSON a study puts into its store under the key "prereg"; `rows_before`: rows the store held already.
+
+    The predictions themselves are in it, so that a report shows what was predicted whatever became of the file.
+    UserError as `load`.
+    """
+    data = _bytes(path)
+    mark = {"hash": _parsed(data, path).digest, "stamped_at": stamped_at, "rows_before": rows_before}
+    return json.dumps({**mark, "file": path.name, "text": data.decode("utf-8")}, ensure_ascii=False)
+
+
+def scorecard(stamped: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The predictions stamped into a study against its summary, as plain data for a report.
+
+    A prediction about a number that no summary has is NOT RESOLVED and says why. UserError where the stamp was changed
+    by hand: its text must have its hash.
+    """
+    mark = json.loads(stamped)
+    data = str(mark.get("text", "")).encode()
+    at = standing(hashlib.sha256(data).hexdigest() if data else str(mark.get("hash")), stamped)
+    about = {"hash": str(mark["hash"]), "standing": at.words, "before": at.before}
+    if not data:  # stamped by a version that kept the hash alone
+        return {"title": "", **about, "outcomes": []}
+    rules = _parsed(data, Path(str(mark["file"])))
+    return {"title": rules.title, **about, "outcomes": [_told(rule, summary)._asdict() for rule in rules.predictions]}
+
+
+def _told(rule: Prediction, summary: Mapping[str, Any]) -> Outcome:
+    try:
+        return _outcome(rule, summary)
+    except UserError as e:
+        return Outcome(rule.name, rule.words, OPEN, None, None, None, None, str(e))
 
 
 def standing(found: str, stamped: str | None) -> Standing:

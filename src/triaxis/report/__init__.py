@@ -17,8 +17,11 @@ __all__ = ["current", "render", "write_report"]
 
 def current(folder: Path) -> bool:
     """Whether folder/report.html is newer than the files it is made of and than the code that makes it."""
+    from triaxis.registry.sights import FILE
+
     home = Path(__file__).parent
-    sources = [*(Path(folder) / n for n in ("summary.json", "protocol.json", "rows.sqlite")), *home.rglob("*.*")]
+    held = (Path(folder) / n for n in ("summary.json", "protocol.json", "rows.sqlite"))
+    sources = [*held, FILE, *home.rglob("*.*")]
     try:
         made = (Path(folder) / "report.html").stat().st_mtime_ns
         return all(made >= p.stat().st_mtime_ns for p in sources if p.suffix != ".pyc")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from triaxis.errors import UserError, suggest
-from triaxis.report import plots, sections, words
+from triaxis.report import plots, words
 from triaxis.report.load import write_bytes, write_text
 from triaxis.report.markdown import Table, tables
+from triaxis.report.parts import parts
 from triaxis.report.sections import every_effect
 
 Json = Mapping[str, Any]
@@ -57,10 +58,8 @@ def write_csv(summary: Json, folder: Path) -> list[Path]:
     }
     paths = []
     for name, (heads, rows) in found.items():
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([heads, *([_plain(x) for x in row] for row in rows)])
         paths.append(folder / f"{name}.csv")
-        write_text(paths[-1], out.getvalue())
+        write_text(paths[-1], _csv([heads, *rows]))
     return paths
 
 
@@ -70,17 +69,23 @@ def _plain(value: object) -> object:
 
 
 def write_figures(summary: Json, folder: Path, kind: str) -> list[Path]:
-    """Every figure of the page as a vector file of its own; their paths. kind: "pdf" or "svg"."""
+    """Every figure of the page as a vector file of its own, with a CSV of the numbers behind it; their paths.
+
+    kind: "pdf" or "svg".
+    """
     if kind not in plots.KINDS:
         raise UserError(f"--figures {kind!r} is no kind of vector figure{suggest(kind, plots.KINDS)}")
-    axes = summary["axes"]
-    with plots.as_files(kind) as made:
-        sections.axis1(axes["brittleness"])
-        sections.designs(axes.get("factorial") or ())
-        sections.axis2(axes["trust"])
-        sections.axis3(axes["diversity"])
-        sections.pipelines(axes.get("pipelines"))
-    paths: Sequence[Path] = [folder / f"{name}.{kind}" for name in made]
-    for path, content in zip(paths, made.values(), strict=True):
-        write_bytes(path, content)
-    return list(paths)
+    with plots.as_files(kind) as files:
+        parts(summary)
+    paths = []
+    for name, content in files.made.items():
+        paths += [folder / f"{name}.{kind}", folder / f"{name}.csv"]
+        write_bytes(paths[-2], content)
+        write_text(paths[-1], _csv(files.behind[name]))
+    return paths
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([[_plain(x) for x in row] for row in rows])
+    return out.getvalue()

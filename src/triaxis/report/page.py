@@ -7,6 +7,7 @@ template engine, and the page's own content policy lets no script run but ours, 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,8 @@ from triaxis.report.answer import answers, sorted_warnings
 from triaxis.report.browse import browse, shown_line
 from triaxis.report.embed import embedded, markup, read, script_hash
 from triaxis.report.flips import Flips
+from triaxis.report.parts import parts
+from triaxis.report.plots import PRINTED
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,25 +39,22 @@ def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
     """The whole page. `flips` is None where no rows are at hand."""
     engine = templates()
     shown = None if flips is None else browse(flips)
-    script = read("flips.js")
-    study, axes = summary["study"], summary["axes"]
+    script = read("downloads.js") + read("flips.js")
+    study = summary["study"]
     tests = dict.fromkeys(e["method"] for _, e in sections.every_effect(summary))
     return engine.get_template("report.html.j2").render(
         title=f"{study['executor']} on {study['task']}",
         facts=_facts(study),
         answers=answers(summary),
         warnings=sorted_warnings(summary),
-        axis1=sections.axis1(axes["brittleness"]),
-        designs=sections.designs(axes.get("factorial") or ()),
-        axis2=sections.axis2(axes["trust"]),
-        axis3=sections.axis3(axes["diversity"]),
-        pipelines=sections.pipelines(axes.get("pipelines")),
-        failures=sections.failures(summary["conditions"]),
+        **parts(summary),
         conditions=_conditions(summary, protocol),
+        commands=commands(protocol),
         cost=_cost(summary["cost"]),
         flips=[] if shown is None else shown.pairs,
         shown_line="" if shown is None else shown_line(shown),
         data=None if shown is None else markup(embedded(shown.data)),
+        inks=markup(embedded(PRINTED)),
         cards=cards(protocol),
         protocol_hash=protocol["protocol_hash"],
         tests=list(tests),
@@ -80,6 +80,24 @@ def _facts(study: Json) -> str:
 def _conditions(summary: Json, protocol: Json) -> list[Json]:
     roles = {c["name"]: str(c.get("role", "")) for c in protocol["conditions"]}
     return [{**c, "role": roles.get(c["name"], "")} for c in summary["conditions"]]
+
+
+_SECTIONS = {"brittleness": "axis1", "trust": "axis2", "diversity": "axis3", "pipeline": "pipelines"}
+
+
+def commands(protocol: Json) -> dict[str, list[str]]:
+    """The commands that recompute a section's effects, one for all arms compared with the same other arm."""
+    groups: dict[str, dict[tuple[str, bool], list[str]]] = {name: {} for name in (*_SECTIONS.values(), "adapters")}
+    for c in protocol["conditions"]:
+        section = "adapters" if c.get("adapter") else _SECTIONS.get(str(c.get("role", "")))
+        if section and c.get("against"):
+            groups[section].setdefault((str(c["against"]), c.get("branches", 1) > 1), []).append(c["name"])
+    return {name: [_compare(a, names, vote) for (a, vote), names in found.items()] for name, found in groups.items()}
+
+
+def _compare(against: str, names: Sequence[str], vote: bool) -> str:
+    arms = " ".join(shlex.quote(f"DIR:{n}") for n in (against, *names))
+    return f"triaxis compare {arms}{' --vote' if vote else ''}"
 
 
 def _cost(cost: Json) -> str:

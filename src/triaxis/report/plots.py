@@ -19,6 +19,7 @@ from html import escape
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from triaxis.report.embed import embedded
 from triaxis.report.words import Kind, number, span, visible
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ ROW_IN, STACKED_ROW_IN, AXIS_IN, TOP_IN = 0.27, 0.46, 0.52, 0.06
 PANEL_IN, TICK_IN = 2.35, 0.5  # of the branch curves
 TEXT_PT, SMALL_PT, LINE_PT, MARK_PT, TIE_PT, HAIR_PT = 10, 9, 1.6, 5.5, 11, 0.8
 STACKED_ROWS = 0.22  # how far a phone's name and range stand from the middle of their line
-BAND_ALPHA, PAD_RATIO = 0.16, 0.06
+BAND_ALPHA, PAD_RATIO, BAR_RATIO = 0.16, 0.06, 0.8
 TICK_STEPS = (1, 2, 5, 10)
 TRUETYPE = 42  # the kind of font in a PDF whose text can be searched and edited
 LONGEST, LONGEST_NARROW = 33, 26  # characters of a label before it is shortened
@@ -66,17 +67,22 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One line of a forest, in shares. `inner` is a second, inner range such as the bounds of a tie rule, `outer` an
-    outer one such as an interval that holds for a whole family."""
+    """One line of a forest, in shares; low and high are None where no interval is known. `inner` is a second, inner
+    range such as the bounds of a tie rule, `outer` an outer one such as an interval that holds for a whole family."""
 
     label: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     note: str = ""
     kind: Kind | str = "ink"
     inner: tuple[float, float] | None = None
     outer: tuple[float, float] | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The range that is drawn."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,16 @@ class Spot:
     hollow: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A histogram: at each stated share, the share of items there whose outcome is right, and wrong."""
+
+    name: str
+    at: Sequence[float]
+    right: Sequence[float]
+    wrong: Sequence[float]
+
+
 def effect_mark(effect: Mapping[str, Any], kind: Kind, label: str = "", outer: Sequence[float] | None = None) -> Mark:
     """An Effect as a line of a forest."""
     note = f"n {effect['n']}"
@@ -115,27 +131,54 @@ def effect_mark(effect: Mapping[str, Any], kind: Kind, label: str = "", outer: S
 
 def forest(groups: Sequence[Group], *, title: str, axis: str, name: str, sign: bool = True) -> str:
     """Two SVGs of the same forest, classes "wide" and "narrow". `name` is unique on the page; `sign`: differences."""
-    return _twice(lambda canvas, wide: _forest(canvas, groups, axis, sign, wide), name, title)
+    heads = ("group", "label", "value", "low", "high", "inner_low", "inner_high", "outer_low", "outer_high", "note")
+    none = (None, None)
+    rows = [
+        (g.title, m.label, m.value, m.low, m.high, *(m.inner or none), *(m.outer or none), m.note)
+        for g in groups
+        for m in g.marks
+    ]
+    return _twice(lambda canvas, wide: _forest(canvas, groups, axis, sign, wide), name, title, [heads, *rows])
 
 
 def curves(series: Sequence[Curve], *, title: str, axis: str, name: str) -> str:
     """Shares against the number of branches, intervals as bands, two SVGs."""
-    return _twice(lambda canvas, wide: _curves(canvas, series, axis, wide), name, title)
+    heads = ("curve", "k", "value", "low", "high")
+    rows = [
+        (s.name, k, value, *ends)
+        for s in series
+        for k, (value, ends) in enumerate(zip(s.values, s.intervals, strict=True), 1)
+    ]
+    return _twice(lambda canvas, wide: _curves(canvas, series, axis, wide), name, title, [heads, *rows])
 
 
 def costs(spots: Sequence[Spot], *, title: str, axis: str, name: str) -> str:
     """Accuracy against cost, both with intervals, two SVGs."""
-    return _twice(lambda canvas, wide: _costs(canvas, spots, axis, wide), name, title)
+    heads = ("number", "accuracy", "low", "high", "cost", "cost_low", "cost_high")
+    rows = [(s.number, *(x[i] for x in (s.accuracy, s.cost) for i in (1, 0, 2))) for s in spots]
+    return _twice(lambda canvas, wide: _costs(canvas, spots, axis, wide), name, title, [heads, *rows])
 
 
-def _twice(draw: Callable[[type[Figure], bool], Figure], name: str, title: str) -> str:
+def bars(series: Sequence[Bars], *, title: str, axis: str, name: str) -> str:
+    """Histograms beside one another, right outcomes full and wrong ones hollow, two SVGs."""
+    heads = ("series", "at", "right", "wrong")
+    rows = [(s.name, *line) for s in series for line in zip(s.at, s.right, s.wrong, strict=True)]
+    return _twice(lambda canvas, wide: _bars(canvas, series, axis, wide), name, title, [heads, *rows])
+
+
+def _twice(
+    draw: Callable[[type[Figure], bool], Figure], name: str, title: str, behind: Sequence[Sequence[object]]
+) -> str:
+    """The figure for a screen and for a phone, and the numbers behind it, unrounded, as data for a download."""
     with _drawing(name) as canvas:
         files = _FILES.get()
         if files is not None:
             files.made[name] = _file(draw(canvas, True), files.kind)
-        return "\n".join(
-            _svg(draw(canvas, wide), f"{name}-{k}", k, title) for k, wide in (("wide", True), ("narrow", False))
-        )
+            files.behind[name] = behind
+        drawn = [_svg(draw(canvas, wide), f"{name}-{k}", k, title) for k, wide in (("wide", True), ("narrow", False))]
+        shown = [[visible(x) if isinstance(x, str) else x for x in row] for row in behind]
+        data = f'<script type="application/json" class="behind" data-name="{name}">{embedded(shown)}</script>'
+        return "\n".join([*drawn, data])
 
 
 # ---------------------------------------------------------------- forests
@@ -169,7 +212,7 @@ def _scale(figure: Figure, marks: Sequence[Mark], ends: tuple[float, float], axi
     """Draw the horizontal axis between two places in inches, with its grid; where a value lies on it."""
     from matplotlib.ticker import MaxNLocator
 
-    ends_of = [(m.low, m.high) if m.outer is None else m.outer for m in marks]
+    ends_of = [m.outer or m.ends for m in marks]
     low, high = 100 * min(e[0] for e in ends_of), 100 * max(e[1] for e in ends_of)
     if sign:
         low, high = min(low, 0), max(high, 0)
@@ -206,7 +249,7 @@ def _mark(figure: Figure, m: Mark, at: Scale, y: float, sign: bool) -> None:
     dot = {"marker": "o" if sign else "D", "markevery": [1], "ms": MARK_PT, "mfc": face, "mec": colour, "mew": LINE_PT}
     if m.outer is not None:
         _line(figure, [at(100 * x) for x in m.outer], (y, y), color=colour, lw=HAIR_PT)
-    ends = [at(100 * x) for x in (m.low, m.value, m.high)]
+    ends = [at(100 * x) for x in (m.ends[0], m.value, m.ends[1])]
     _line(figure, ends, (y, y, y), color=colour, lw=LINE_PT, solid_capstyle="butt", **dot)
     if m.inner is not None:
         ends = [at(100 * x) for x in m.inner]
@@ -288,6 +331,27 @@ def _costs(canvas: type[Figure], spots: Sequence[Spot], axis: str, wide: bool) -
     return figure
 
 
+def _bars(canvas: type[Figure], series: Sequence[Bars], axis: str, wide: bool) -> Figure:
+    """One group of bars at each share that any series states; the key as of curves."""
+    figure, ax = _panel(canvas, wide, 0 if wide else ROW_IN * len(series), LABEL_IN if wide else EDGE_IN)
+    height, key = figure.get_figheight(), ROW_IN * len(series)
+    places = sorted({round(x, 6) for s in series for x in s.at})
+    width = BAR_RATIO / len(series)
+    for k, (s, (colour, *_)) in enumerate(zip(series, cycle(_LINES), strict=False)):
+        x = [places.index(round(at, 6)) + (k - (len(series) - 1) / 2) * width for at in s.at]
+        right, wrong = [100 * v for v in s.right], [100 * v for v in s.wrong]
+        style: dict[str, Any] = {"width": width, "edgecolor": _INK[colour], "lw": LINE_PT / 2}
+        ax.bar(x, right, facecolor=_INK[colour], **style)
+        ax.bar(x, wrong, bottom=right, facecolor=_INK["paper"], **style)
+        left = WIDE_IN - LABEL_IN + EDGE_IN if wide else TICK_IN
+        y = (height if wide else key) - ROW_IN * (k + 1 / 2)
+        _key(figure, left, y, _short(s.name), {"color": _INK[colour], "marker": "s", "ms": MARK_PT, "ls": "none"})
+    ax.set_xticks(range(len(places)), [number(100 * x, 0) for x in places])
+    ax.set_xlabel("share of the branches that give the winner, %")
+    ax.set_ylabel(axis)
+    return figure
+
+
 def _panel(canvas: type[Figure], wide: bool, key: float, right: float) -> tuple[Figure, Any]:
     """A figure with one pair of axes, with room in inches under it for a key and at its right end."""
     width = WIDE_IN if wide else NARROW_IN
@@ -297,6 +361,7 @@ def _panel(canvas: type[Figure], wide: bool, key: float, right: float) -> tuple[
     ax = figure.add_axes((TICK_IN / width, (AXIS_IN + key) / height, room[0] / width, room[1] / height))
     ax.locator_params(axis="y", nbins=6)
     ax.grid(axis="y", color=_INK["line"], lw=HAIR_PT / 2)
+    ax.set_axisbelow(True)
     ax.yaxis.set_major_formatter(lambda x, _: number(x, 0))
     return figure, ax
 
@@ -322,16 +387,17 @@ def _drawing(name: str) -> Iterator[type[Figure]]:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Figures as files: their kind, and the bytes of each by its name."""
+    """Figures as files: their kind, the bytes of each by its name, and the table of the numbers behind it."""
 
     kind: str
     made: dict[str, bytes]
+    behind: dict[str, Sequence[Sequence[object]]]
 
 
 KINDS = ("pdf", "svg")
 _FILES: ContextVar[Files | None] = ContextVar("files", default=None)
 # The page's light colours, which a file on paper keeps.
-_PRINTED = {
+PRINTED = {
     "ink": "#1b1d21", "muted": "#5c6168", "line": "#c8c7c1", "paper": "#ffffff",
     "drop": "#b0261c", "lift": "#14713f", "same": "#0b62a0", "open": "#696d74", "second": "#9a4d00",
 }  # fmt: skip
@@ -339,12 +405,12 @@ _PAINTED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecol
 
 
 @contextmanager
-def as_files(kind: str) -> Iterator[dict[str, bytes]]:
-    """Every figure drawn inside is also a file, by its name. kind: one of KINDS."""
-    files = Files(kind, {})
+def as_files(kind: str) -> Iterator[Files]:
+    """Every figure drawn inside is also a file. kind: one of KINDS."""
+    files = Files(kind, {}, {})
     token = _FILES.set(files)
     try:
-        yield files.made
+        yield files
     finally:
         _FILES.reset(token)
 
@@ -368,7 +434,7 @@ def _paint(figure: Figure) -> None:
     """Replace the stand-in colours on everything drawn."""
     from matplotlib.colors import to_hex
 
-    printed = {stand_in: _PRINTED[name] for name, stand_in in _INK.items()}
+    printed = {stand_in: PRINTED[name] for name, stand_in in _INK.items()}
     figure.canvas.draw()  # ticks are made when they are drawn
     for artist in figure.findobj():
         for what in _PAINTED:

@@ -214,7 +214,7 @@ def axis3(axis: Json | None) -> Json | None:
     ]
     title = "pass@k and maj@k against the number of branches. The table below holds their ends."
     curves = plots.curves(drawn, title=title, axis="pass@k and maj@k, %", name="curves3")
-    changes: list[Json] = [{"name": n, **c, "table": _split_table(n, c)} for n, c in axis["changes"].items()]
+    changes: list[Json] = [{"name": n, **c, "table": split_table(n, c)} for n, c in axis["changes"].items()]
     return {
         "series": series,
         "figure": markup(figure),
@@ -222,7 +222,48 @@ def axis3(axis: Json | None) -> Json | None:
         "groups": [("", [line(e) for e in (axis["useful"], *axis["effects"])])],
         "measures": _measures(series),
         "changes": changes,
+        "decomposed": markup(_decomposed(changes)),
+        "agreement": _agreement(series),
         "pareto": pareto(axis["pareto"]),
+    }
+
+
+def _decomposed(changes: Sequence[Json]) -> str:
+    """The change of distinct answers as the sum of what became of right and of wrong ones."""
+    groups = []
+    for c in changes:
+        parts = c["splits"]["unique"]
+        named = (("all answers", "total"), ("right answers", "right"), ("wrong answers", "wrong"))
+        marks = [plots.effect_mark(parts[key], words.kind(parts[key]["verdict"]), label) for label, key in named]
+        groups.append(plots.Group(f"{c['name']} minus {c['against']}", marks))
+    if not groups:
+        return ""
+    title = "Change in distinct answers, split into right and wrong ones. The tables below hold the same numbers."
+    return plots.forest(groups, title=title, axis="distinct answers per 100 items", name="decomposed3")
+
+
+def _agreement(series: Mapping[str, Json]) -> Json | None:
+    """How many of an item's branches give the winner, and how often the winner is then right."""
+    known = {name: b["calibration"]["levels"] for name, b in series.items() if b["calibration"]}
+    if not known:
+        return None
+    drawn, rows = [], []
+    for name, levels in known.items():
+        whole = sum(x["n"] for x in levels)
+        right = [x["right"] * x["n"] / whole for x in levels]
+        wrong = [(1 - x["right"]) * x["n"] / whole for x in levels]
+        drawn.append(plots.Bars(name, [x["stated"] for x in levels], right, wrong))
+        rows += [
+            [name, points(x["stated"], sign=False), str(x["n"]), points(x["right"], sign=False),
+             span(x["low"], x["high"], sign=False)]
+            for x in levels
+        ]  # fmt: skip
+    title = f"Agreement of the branches: items by the share of branches that give the winning answer. {SAME}"
+    heads = [("branches of", ""), ("share of the winner", "m-agreement"), ("items", ""), ("vote right", "m-agreement"),
+             (f"{words.LEVEL} interval", "m-interval")]  # fmt: skip
+    return {
+        "figure": markup(plots.bars(drawn, title=title, axis="% of items", name="agreement3")),
+        "table": Grid("Agreement of the branches", "Shares in %.", heads, rows),
     }
 
 
@@ -267,7 +308,7 @@ def _value(m: Json | None, share: bool) -> str:
     return f"{number(m['value'], 2)} [{number(m['low'], 2)}, {number(m['high'], 2)}]"
 
 
-def _split_table(name: str, change: Json) -> Grid:
+def split_table(name: str, change: Json) -> Grid:
     rows = []
     for measure, parts in change["splits"].items():
         cells = [_split_cell(parts[key], measure == "disagreement") for key in ("total", "right", "wrong")]
@@ -413,5 +454,8 @@ def every_effect(summary: Json) -> Iterator[tuple[str, Json]]:
         yield from (("2", axis[k]) for k in ("slope", "quality_slope") if axis[k] is not None)
     if axis := axes["diversity"]:
         yield from (("3", e) for e in (axis["useful"], *axis["effects"]))
+    if found := axes.get("adapters"):
+        yield from (("adapter", e["effect"]) for e in found["effects"])
+        yield from (("adapter", c["change"]) for c in found["costs"])
     if found := axes.get("pipelines"):
         yield from (("chain", e["effect"]) for e in (*found["effects"], *found["matched"]))
