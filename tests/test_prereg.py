@@ -204,7 +204,7 @@ def test_the_stamp_says_whether_rows_were_there_first(tmp_path):
     path.write_text(prereg.TEMPLATE.format(name="p.toml"))
     digest = prereg.digest(path)
     before = prereg.stamp(path, rows_before=0, stamped_at="2026-01-01T00:00:00Z")
-    assert set(json.loads(before)) == {"hash", "stamped_at", "rows_before"}
+    assert set(json.loads(before)) == {"hash", "stamped_at", "rows_before", "file", "text"}
     assert standing(digest, before) == (True, "stamped on 2026-01-01T00:00:00Z, before the first row")
     after = standing(digest, prereg.stamp(path, rows_before=12, stamped_at="2026-01-02"))
     assert not after.before
