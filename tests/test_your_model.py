@@ -45,3 +45,15 @@ def test_there_are_commands_for_each_machine() -> None:
 def test_a_command_that_is_wrong_is_seen(root: Any) -> None:
     with pytest.raises(Exception, match="No such option"):
         test_the_command_parses(root, "triaxis diagnose --exectuor models/x")
+
+
+@pytest.mark.slow
+def test_banks_made_as_the_page_says_serve_the_study_of_the_page(tmp_path: Path) -> None:
+    bank = tmp_path / "s.jsonl"
+    built = ["plans", "build", "--planner", "tiny-planner-s", "--task", "gradeschool", "--n", "4", "--out", str(bank)]
+    study = ["diagnose", "--planners", f"file:{bank}", "--n", "4", "--out", str(tmp_path / "study")]
+    for argv in (built, study):
+        with pytest.raises(SystemExit) as done:
+            main(argv)
+        assert not done.value.code, argv
+    assert (tmp_path / "study" / "report.html").stat().st_size > 10_000
