@@ -8,6 +8,7 @@ import json
 import struct
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,17 @@ def test_patterns_of_adapters(pattern: str) -> None:
 def test_patterns_that_never_end(pattern: str) -> None:
     with pytest.raises(ValueError, match="a pattern with"):
         limits.bounded_pattern(pattern)
+
+
+def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, small: None) -> None:
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", b" " * 1000)
+    limits.check_zip(path, "results")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b.json", b" ")
+    with pytest.raises(UserError, match="unpacks to 1,001 bytes in 2 files"):
+        limits.check_zip(path, "results")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="no whole archive"):
+        limits.check_zip(path, "results")

@@ -15,6 +15,7 @@ import io
 import json
 import math
 import re
+import struct
 import tomllib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +40,7 @@ MOST: Final = {
 }
 DEPTH: Final = 64  # brackets within brackets, in JSON, TOML and YAML
 NODES: Final = 200_000  # of a YAML document
+MEMBERS: Final = 100_000  # of an archive
 HEADER: Final = 64 * MIB  # of a safetensors file: a hundred bytes a tensor
 _CLOSERS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
@@ -235,6 +237,22 @@ def open_safetensors(path: Path) -> Iterator[Any]:
             yield opened
     except SafetensorError as e:
         raise ValueError(" ".join(str(e).split())) from None
+
+
+def check_zip(path: Path, kind: str) -> None:
+    """UserError where an archive promises to unpack to more than MOST[kind] bytes or 100,000 members. Unpacks nothing.
+
+    ValueError where it is no archive.
+    """
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [m.file_size for m in archive.infolist()]
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, struct.error) as e:
+        raise ValueError(f"no whole archive: {e}") from None
+    if len(sizes) > MEMBERS or sum(sizes) > MOST[kind]:
+        raise _over(path, f"unpacks to {sum(sizes):,} bytes in {len(sizes):,} files, more than are read")
 
 
 def unpack_error(e: Exception) -> str:

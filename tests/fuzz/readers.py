@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,11 @@ class Reader:
     shape: str
     seeds: Seeds
     weight: float = 1.0
+    needs: str = ""  # a package of an extra, without which there is nothing to read with
+
+    @property
+    def ready(self) -> bool:
+        return not self.needs or find_spec(self.needs) is not None
 
 
 def _put(place: Path, name: str, data: bytes) -> Path:
@@ -105,6 +111,19 @@ def _csv() -> list[bytes]:
         b"id,correct,seed,branch,condition\nq1,true,0,0,none\nq2,0.5,0,0,none\nq1,wrong,0,0,hint\nq2,right,0,0,hint\n",
         b'item\tscore\tprediction\tgold\nq1\t1\t"75.00"\t75\nq2\t0\t3 1/2\t3.5\n', b"id;acc\n1;0\n2;1\n",
     ]  # fmt: skip
+
+
+def _inspect(data: bytes, place: Path) -> None:
+    """By content a zip archive or JSON, whatever the name."""
+    _results(data, place, "log.eval" if data.startswith(b"PK") else "log.json")
+
+
+def _inspect_seeds() -> list[bytes]:
+    sys.path.insert(0, str(TESTS))
+    from test_compare import inspect_log
+
+    place = Path(tempfile.mkdtemp())
+    return [Path(inspect_log(place / name, "CIP")).read_bytes() for name in ("a.json", "a.eval")]
 
 
 # ---------------------------------------------------------------- stores
@@ -674,6 +693,7 @@ READERS: Mapping[str, Reader] = {
     "rows-jsonl": Reader(_results, "lines", _jsonl_rows, 2),
     "rows-csv": Reader(_named(_results, "results.csv"), "text", _csv, 2),
     "rows-lm-eval": Reader(_results, "lines", _lm_eval, 2),
+    "rows-inspect": Reader(_inspect, "json", _inspect_seeds, 0.2, needs="inspect_ai"),
     "rows-growing": Reader(_watched, "lines", _jsonl_rows),
     "compare": Reader(_compared, "lines", lambda: [_cli_files()["a.jsonl"] + b"\n" + _cli_files()["b.jsonl"]], 0.3),
     "store-pages": Reader(_store, "bytes", lambda: [(_study() / "rows.sqlite").read_bytes()]),

@@ -154,7 +154,9 @@ def warm(args: argparse.Namespace) -> Judge:
 
 
 def parent(args: argparse.Namespace) -> int:
-    names = args.reader or list(READERS)
+    names = [n for n in args.reader or READERS if READERS[n].ready]
+    for name in set(args.reader or READERS) - set(names):
+        print(f"{name}: left out, needs the package {READERS[name].needs}")
     total = sum(READERS[n].weight for n in names)
     done: dict[str, dict[str, Any]] = {}
     for name in names:

@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 the question's answer is "no", 2 unusable input with one l
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -24,11 +26,20 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+_ACTING = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    """One JSON object on stdout, nothing else; characters that a terminal would obey are spelled as JSON spells them."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(_ACTING.sub(lambda m: f"\\u{ord(m[0]):04x}", text) + "\n")
+
+
+def write(text: str) -> None:
+    """Text on stdout with nothing in it that a terminal would obey, whoever wrote it."""
+    from triaxis.report.words import visible
+
+    sys.stdout.write(visible(text))
 
 
 def complain(message: str) -> None:
@@ -40,8 +51,16 @@ def complain(message: str) -> None:
 _ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
+def _no_unspeakable() -> None:
+    """Half of a surrogate pair, which JSON can spell and no terminal takes, is written as JSON spells it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run a command, turn a UserError into one line and exit code 2, Ctrl-C into one line and 130."""
+    _no_unspeakable()
     try:
         from triaxis.cli import bench, diversity, evidence, plans, serve, study, trace, train  # noqa: F401 - they register their commands
 

@@ -54,10 +54,11 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _show(found: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from triaxis.cli.show import Harmless
+
+    console = Harmless()
     arms = {f"{side} {name}": arm for side in ("before", "after") for name, arm in found.get(side, {}).items()}
     shown = Table("measure, with its 95 % interval", *arms, box=None)
     for label in next(iter(arms.values()))["metrics"]:

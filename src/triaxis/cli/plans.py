@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triaxis.cli import app, print_json
+from triaxis.cli import app, print_json, write
 from triaxis.cli.options import Json
 from triaxis.errors import UserError
 
@@ -54,7 +54,7 @@ def _say(bank: Bank, what: str, json_: bool, **more: object) -> None:
         print_json(_card(bank, **more))
     else:
         of = f"{len(bank.rows)} plans of {bank.manifest.planner} for {bank.manifest.task}"
-        sys.stdout.write(f"{what}: {bank.path} ({of}, sha256 {bank.sha256[:12]})\n")
+        write(f"{what}: {bank.path} ({of}, sha256 {bank.sha256[:12]})\n")
 
 
 @group.command("build")
@@ -126,7 +126,7 @@ def show_plans(
         marks += [] if f["steps_right"] is None else ["steps right" if f["steps_right"] else "steps wrong"]
         marks += [] if f["implied"] is None else [f"implies {f['implied']}"]
         marks.append(f"gold {f['gold']}")
-        sys.stdout.write(f"{f['item']} ({f['tokens']} tokens; {', '.join(marks)})\n{f['text']}\n\n")
+        write(f"{f['item']} ({f['tokens']} tokens; {', '.join(marks)})\n{f['text']}\n\n")
     parts = [f"{name.replace('_', ' ')} {v:.1%}" for name, v in shares.items() if name != "n" and v is not None]
     sys.stdout.write(f"of {shares['n']} plans: {', '.join(parts)}\n")
 

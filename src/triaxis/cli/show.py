@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from triaxis.estimate.rows import RowsAudit
 from triaxis.estimate.sequential import Look
 from triaxis.estimate.table import Finding, TableAudit
 from triaxis.registry.records import AXES, Paper
+from triaxis.report.words import visible
 
 _WIDE = 130  # columns of what is piped or logged
 _BAR = 25  # characters of a forest row, odd: the middle is zero
@@ -36,10 +38,18 @@ _COLOURS = {
 }
 
 
+class Harmless(Console):
+    """A console whose terminal obeys rich alone: control characters of names and answers are shown."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for s in super().render(renderable, options):
+            yield s if s.control or s.text.isprintable() else s._replace(text=visible(s.text))
+
+
 def console() -> Console:
     """Standard output; wide where it is no terminal, so that a pipe or a log gets whole rows."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=_WIDE)
+    made = Harmless(highlight=False)
+    return made if made.is_terminal else Harmless(highlight=False, width=_WIDE)
 
 
 def say(text: str, style: str = "") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triaxis.cli import app, print_json
+from triaxis.cli import app, print_json, write
 from triaxis.cli.options import Json, settings
 from triaxis.errors import UserError, lookup, override
 
@@ -121,9 +121,7 @@ def _tell(made: list[Trace], files: list[Path], page: Path, json_: bool) -> None
         print_json({"page": str(page), "traces": found, "divergence": apart})
         return
     for t in made:
-        sys.stdout.write(
-            f"{t.label}: {t.answer.strip()!r}\n" + "".join(f"  {line}\n" for line in alarm_lines(alarms(t)))
-        )
+        write(f"{t.label}: {t.answer.strip()!r}\n" + "".join(f"  {line}\n" for line in alarm_lines(alarms(t))))
     if apart is not None:
         sys.stdout.write(f"first divergence: step {apart['step']}, position {apart['place']}\n")
     sys.stdout.write(f"page: {page}\n")

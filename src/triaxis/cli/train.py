@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from triaxis.cli import app, print_json
+from triaxis.cli import app, print_json, write
 from triaxis.cli.options import Bar, Json, names, numbers, settings
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def doctor(
         print_json({"findings": [f.as_dict() for f in found]})
     else:
         for f in found:
-            sys.stdout.write(f"{f.severity:8}{f.code:18}{f.message}\n")
+            write(f"{f.severity:8}{f.code:18}{f.message}\n")
     raise typer.Exit(1 if any(f.severity == "error" for f in found) else 0)
 
 

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from triaxis.errors import UserError, lookup, suggest
-from triaxis.limits import parse_json, read_bytes, read_text
+from triaxis.limits import check_zip, parse_json, read_bytes, read_text
 
 ITEM = ("id", "item", "item_id", "doc_id", "sample_id", "question_id", "problem_id", "task_id", "qid", "index", "idx")
 SCORE = ("correct", "score", "is_correct", "right", "verdict", "accuracy", "acc", "exact_match", "passed", "pass")
@@ -110,7 +110,7 @@ def read(path: Path, columns: Columns | None = None) -> Results:
     if data.startswith(b"SQLite format 3\0"):
         return _store(path, path.parent.name or path.name, wanted)
     if data.startswith(b"PK\x03\x04") or path.suffix == ".eval":
-        return _inspect(path, label, digest, wanted)
+        return _inspect(path, label, digest, wanted, zipped=data.startswith(b"PK"))
     text = _text(path, data)
     start = text.lstrip()[:1]
     if not start and wanted.unfinished:
@@ -418,7 +418,7 @@ def _short(value: object) -> str:
 # ---------------------------------------------------------------- Inspect
 
 
-def _inspect(path: Path, label: str, digest: str, wanted: Columns) -> Results:
+def _inspect(path: Path, label: str, digest: str, wanted: Columns, *, zipped: bool = False) -> Results:
     """An Inspect log through inspect_ai's own reader; samples without a score (errored) are absent, and counted."""
     try:
         from importlib import import_module
@@ -428,6 +428,11 @@ def _inspect(path: Path, label: str, digest: str, wanted: Columns) -> Results:
         raise UserError(
             f"{path} is an Inspect log: reading it needs the inspect_ai package; pip install 'triaxis[inspect]'"
         ) from None
+    try:
+        if zipped:
+            check_zip(path, "results")
+    except ValueError as e:
+        raise UserError(f"{path}: inspect_ai cannot read this log ({e})") from None
     try:
         header = log.read_eval_log(str(path), header_only=True)
         samples = log.read_eval_log_sample_summaries(str(path))
