@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -423,6 +424,24 @@ def _prereg_seeds() -> list[bytes]:
     return [TEMPLATE.format(name="x.toml").encode()]
 
 
+def _stamp(data: bytes, place: Path) -> None:
+    """What a store holds of the predictions stamped into it; the hash is made right for the text, where it is one."""
+    from triaxis.estimate.prereg import scorecard
+
+    with suppress(ValueError, TypeError, RecursionError):
+        mark = json.loads(data)
+        text = mark["text"].encode() if isinstance(mark, dict) and isinstance(mark.get("text"), str) else b""
+        data = json.dumps({**mark, "hash": sha256(text).hexdigest()}).encode() if text else data
+    scorecard(data.decode("utf-8", "replace"), json.loads((_study() / "summary.json").read_text()))
+
+
+def _stamp_seeds() -> list[bytes]:
+    from triaxis.estimate.prereg import stamp
+
+    path = _put(Path(tempfile.mkdtemp()), "p.toml", _prereg_seeds()[0])
+    return [stamp(path, rows_before=0, stamped_at="2026-01-01").encode()]
+
+
 def _claims(data: bytes, place: Path, name: str = "claims.csv") -> None:
     from triaxis.estimate.claims import read_table
     from triaxis.estimate.table import audit_table
@@ -716,6 +735,7 @@ READERS: Mapping[str, Reader] = {
     "gguf": Reader(_gguf, "bytes", _gguf_seeds, 2),
     "preset": Reader(_preset, "toml", _files("presets/quick.toml", "presets/factorial.toml"), 0.5),
     "prereg": Reader(_prereg, "toml", _prereg_seeds, 2),
+    "stamp": Reader(_stamp, "json", _stamp_seeds),
     "claims-csv": Reader(_claims, "text", _these(
         b"name,value,n,baseline,family,p\nx,74.0,50,66.0,t1,0.2\ny,37/50,,33/50,t1,\n")),
     "claims-yaml": Reader(_named(_claims, "c.yaml"), "yaml", _these(

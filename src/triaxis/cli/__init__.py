@@ -30,7 +30,7 @@ _ACTING = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\ud
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, nothing else; characters that a terminal would obey are spelled as JSON spells them."""
+    """One JSON object on stdout, nothing else; what a terminal would obey is spelled as JSON spells it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     sys.stdout.write(_ACTING.sub(lambda m: f"\\u{ord(m[0]):04x}", text) + "\n")
 

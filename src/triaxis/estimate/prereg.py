@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from triaxis.errors import UserError, lookup, suggest
 from triaxis.estimate.paired import tost
-from triaxis.limits import parse_json, parse_toml, read_bytes
+from triaxis.limits import check_form, parse_json, parse_toml, read_bytes
 from triaxis.registry.records import Rule
 
 HOLDS, FAILS, OPEN = "HOLDS", "FAILS", "NOT RESOLVED"
@@ -218,13 +218,17 @@ def scorecard(stamped: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     A prediction about a number that no summary has is NOT RESOLVED and says why. UserError where the stamp was changed
     by hand: its text must have its hash.
     """
-    mark = json.loads(stamped)
-    data = str(mark.get("text", "")).encode()
+    try:
+        mark = parse_json(stamped)
+        check_form(mark, {"hash": str, "stamped_at": str, "rows_before": int, "text?": str, "file?": str})
+    except ValueError as e:
+        raise UserError(f"the study's stamp of its predictions is not readable ({e}); it was changed by hand") from None
+    data = str(mark.get("text", "")).encode("utf-8", "surrogatepass")
     at = standing(hashlib.sha256(data).hexdigest() if data else str(mark.get("hash")), stamped)
     about = {"hash": str(mark["hash"]), "standing": at.words, "before": at.before}
     if not data:  # stamped by a version that kept the hash alone
         return {"title": "", **about, "outcomes": []}
-    rules = _parsed(data, Path(str(mark["file"])))
+    rules = _parsed(data, Path(str(mark.get("file", "the predictions"))))
     return {"title": rules.title, **about, "outcomes": [_told(rule, summary)._asdict() for rule in rules.predictions]}
 
 

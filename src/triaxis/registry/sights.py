@@ -6,10 +6,11 @@ neither SciPy nor the half second that the audit of every claim takes.
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from triaxis.limits import parse_json
 
 FILE = Path(__file__).parent / "sights.json"
 
@@ -18,5 +19,5 @@ FILE = Path(__file__).parent / "sights.json"
 def sights() -> dict[str, list[dict[str, Any]]]:
     """By axis ("A1"), least first: paper, citation, label (its provenance), condition, task, executor, points, low and
     high (over all pairings its numbers allow), n, verdict, fixed (design variables it states)."""
-    found: dict[str, list[dict[str, Any]]] = json.loads(FILE.read_text(encoding="utf-8"))
+    found: dict[str, list[dict[str, Any]]] = parse_json(FILE.read_text(encoding="utf-8"))
     return found
