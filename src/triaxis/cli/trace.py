@@ -73,13 +73,17 @@ def trace(
     top: Annotated[int, typer.Option(help="Alternatives kept at each commit.")] = 5,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for trace.html and the .jsonl files.")] = Path("runs/trace"),
+    movie: Annotated[str | None, typer.Option(help="gif or mp4: also write the trajectory as a film.")] = None,
     json_: Json = False,
 ) -> None:
     """Record how a completion is denoised, step by step, and write it as JSONL and as a page that plays it."""
     from triaxis.report.load import write_text
+    from triaxis.report.movie import check_movie, write_movie
     from triaxis.report.trace import trace_page
     from triaxis.tracing import to_jsonl
 
+    if movie is not None:
+        check_movie(movie)
     arms = _arms(scaffold, plan, adapter, against)
     prompts = [prompt_of(question, name, text) for _, name, text, _ in arms]
     made = _record(executor, device, setting or [], arms, prompts, lambda t: {"seed": seed, "top": top, "label": t})
@@ -89,6 +93,8 @@ def trace(
     if len(made) == 1:
         (out / "trace-b.jsonl").unlink(missing_ok=True)  # of an earlier pair in this folder
     write_text(out / "trace.html", trace_page(made))
+    if movie is not None:
+        files.append(write_movie(made, out, movie))
     _tell(made, files, out / "trace.html", json_)
 
 
@@ -116,12 +122,13 @@ def _tell(made: list[Trace], files: list[Path], page: Path, json_: bool) -> None
         found = [
             {"label": t.label, "file": str(f), "answer": t.answer, "forwards": t.forwards, "seconds": t.seconds,
              "alarms": alarms(t)._asdict()}
-            for t, f in zip(made, files, strict=True)
+            for t, f in zip(made, files, strict=False)
         ]  # fmt: skip
-        print_json({"page": str(page), "traces": found, "divergence": apart})
+        film = {"movie": str(files[-1])} if len(files) > len(made) else {}
+        print_json({"page": str(page), "traces": found, "divergence": apart, **film})
         return
     for t in made:
         write(f"{t.label}: {t.answer.strip()!r}\n" + "".join(f"  {line}\n" for line in alarm_lines(alarms(t))))
     if apart is not None:
         sys.stdout.write(f"first divergence: step {apart['step']}, position {apart['place']}\n")
-    sys.stdout.write(f"page: {page}\n")
+    sys.stdout.write(f"page: {page}\n" + "".join(f"film: {f}\n" for f in files[len(made) :]))
