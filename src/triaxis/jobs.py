@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from triaxis.tasks.base import Item, Task
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
+Seen = Callable[["Arms", Sequence[Row]], None]  # rows that were stored, for whoever watches
 Bank = Mapping[tuple[str, str], PlanRow]  # plans by (source, item id)
+
+
+def unseen(arms: Arms, rows: Sequence[Row]) -> None:
+    pass
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -219,7 +224,7 @@ def _answers(store: Store, arms: Arms, source: str) -> dict[tuple[str, str], Pla
 PART = 256  # items whose jobs are laid out at once, so that memory does not grow with the study
 
 
-def sample(store: Store, arms: Arms, progress: Progress) -> None:
+def sample(store: Store, arms: Arms, progress: Progress, seen: Seen = unseen) -> None:
     """Make the plans, then every missing row, appending after each batch; conditions that show answers come later."""
     clock, total = _Clock(store), len(arms.items) * sum(map(arms.completions, arms.table))
     done = 0
@@ -231,7 +236,14 @@ def sample(store: Store, arms: Arms, progress: Progress) -> None:
             clock.write()
         progress("sampling", done, total)
 
+    def add(rows: list[Row]) -> None:
+        store.append(rows)
+        seen(arms, rows)
+        note(len(rows))
+
     present = store.row_ids()
+    if present and seen is not unseen:
+        seen(arms, store.rows())
     for table in in_order(arms.table):
         plans = make_plans(store, arms, table, progress)
         check_lengths(arms, table, plans)
@@ -240,8 +252,8 @@ def sample(store: Store, arms: Arms, progress: Progress) -> None:
             work = [job for condition in table for job in jobs(part, condition, plans)]
             missing = [job for job in work if job.row.id not in present]
             note(len(work) - len(missing), made=False)
-            _complete(store, part, [j for j in missing if not j.condition.writer], note)
-            _write(store, part, [j for j in missing if j.condition.writer], note)
+            _complete(part, [j for j in missing if not j.condition.writer], add)
+            _write(part, [j for j in missing if j.condition.writer], add)
 
 
 class _Clock:
@@ -254,7 +266,7 @@ class _Clock:
         self.store.set("seconds", str(self.before + time.monotonic() - self.began))
 
 
-def _complete(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int], None]) -> None:
+def _complete(arms: Arms, missing: Sequence[Job], add: Callable[[list[Row]], None]) -> None:
     """Rows of the executor: one pass over all jobs of one protocol, so that identical work is done once."""
     groups: dict[tuple[Decode, bool, str], list[Job]] = {}  # one adapter schedule a batch is the quicker way
     for job in missing:
@@ -262,8 +274,7 @@ def _complete(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[
     for (decode, watch, adapter), group in groups.items():
 
         def append(places: list[int], made: list[Completion], group: list[Job] = group) -> None:
-            store.append(_completed(group[i].row, c) for i, c in zip(places, made, strict=True))
-            note(len(places))
+            add([_completed(group[i].row, c) for i, c in zip(places, made, strict=True)])
 
         executor = arms.executor.with_adapters(adapter) if adapter else arms.executor
         executor.complete([j.ids for j in group], [j.key for j in group], decode, append, watch=watch)
@@ -279,7 +290,7 @@ def _completed(row: Row, c: Completion) -> Row:
     )  # fmt: skip
 
 
-def _write(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int], None]) -> None:
+def _write(arms: Arms, missing: Sequence[Job], add: Callable[[list[Row]], None]) -> None:
     """Rows of AR writers: one pass over all jobs of one planner and temperature."""
     writers = {job.condition.name: arms.writer(job.condition) for job in missing}
     groups: dict[str, list[Job]] = {}
@@ -288,8 +299,7 @@ def _write(store: Store, arms: Arms, missing: Sequence[Job], note: Callable[[int
     for group in groups.values():
 
         def append(places: list[int], made: list[Written], group: list[Job] = group) -> None:
-            store.append(_written(group[i].row, w) for i, w in zip(places, made, strict=True))
-            note(len(places))
+            add([_written(group[i].row, w) for i, w in zip(places, made, strict=True)])
 
         writers[group[0].condition.name].complete([j.shown.user for j in group], [j.key for j in group], done=append)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from triaxis.conditions import Condition, load_preset, select
 from triaxis.errors import UserError, lookup, override, suggest
-from triaxis.jobs import Arms, Progress, executor_card, sample, silent
+from triaxis.jobs import Arms, Progress, Seen, executor_card, sample, silent, unseen
 from triaxis.limits import parse_json, read_text
 from triaxis.protocol import first_difference as _difference
 from triaxis.protocol import read_protocol
@@ -105,23 +105,29 @@ class Study:
         return cls.from_spec(held_protocol(Path(folder))["spec"])
 
     def run(
-        self, out: str | Path, progress: Progress = silent, finish: Finish = nothing, prereg: Path | None = None
+        self,
+        out: str | Path,
+        progress: Progress = silent,
+        finish: Finish = nothing,
+        prereg: Path | None = None,
+        seen: Seen = unseen,
     ) -> dict[str, Any]:
         """Run or go on with the study in folder `out`; the summary, also written there.
 
         Rows present are kept and only missing ones are made; a study that is there already is not loaded again.
         finish: called with the folder at the end; `triaxis.Study` writes the report there. prereg: a file of
-        predictions whose hash is stamped into the study, with the number of rows that were there before.
+        predictions whose hash is stamped into the study, with the number of rows that were there before. seen: told of
+        rows as they are stored.
         UserError where `out` holds another study, or a name or setting is unknown; then nothing in it has changed.
         """
         out = Path(out)
-        summary = (finished(self, out) if prereg is None else None) or _made(self, out, progress, prereg)
+        summary = (finished(self, out) if prereg is None else None) or _made(self, out, progress, prereg, seen)
         progress("report", 0, 1)
         finish(out)
         progress("report", 1, 1)
         return summary
 
-    def sample(self, out: str | Path, progress: Progress = silent) -> int:
+    def sample(self, out: str | Path, progress: Progress = silent, seen: Seen = unseen) -> int:
         """Make the plans and rows only, and count the rows; `triaxis grade` makes the rest, on any machine.
 
         Needs no package for grading, statistics or pages. Errors as `run`.
@@ -129,11 +135,11 @@ class Study:
         s = prepare(self, progress)
         with Store(Path(out) / "rows.sqlite", write=True) as store:
             bind(store, s, Path(out))
-            sample(store, s.arms, progress)
+            sample(store, s.arms, progress, seen)
             return len(store.row_ids())
 
 
-def _made(study: Study, out: Path, progress: Progress, prereg: Path | None) -> dict[str, Any]:
+def _made(study: Study, out: Path, progress: Progress, prereg: Path | None, seen: Seen) -> dict[str, Any]:
     if prereg is not None:
         from triaxis.estimate.prereg import load
 
@@ -144,7 +150,7 @@ def _made(study: Study, out: Path, progress: Progress, prereg: Path | None) -> d
         if prereg is not None:
             _stamp(store, prereg)
         for part in _parts(s):
-            sample(store, part.arms, progress)
+            sample(store, part.arms, progress, seen)
             keep = store.grades() if store.get("grader") == GRADER else {}
             grade(store, s.task, part.items, progress, keep=keep)
             store.set("items", str(len(part.items)))

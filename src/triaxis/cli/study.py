@@ -67,6 +67,7 @@ def diagnose(
     json_: Json = False,
 ) -> None:
     """Run the three-axis diagnosis and write rows, summary and report. Re-running goes on where it stopped."""
+    from triaxis.cli.live import Live
     from triaxis.cli.scale import forecast, priced
     from triaxis.cli.tune import speed_settings
     from triaxis.conditions import load_preset
@@ -89,8 +90,12 @@ def diagnose(
         print_json(found.plain()) if json_ else sys.stdout.write(found.lines())
         return
     folder = out or default_folder(study)
-    with Bar() as bar:
-        made = study.sample(folder, bar) if rows_only else study.run(folder, bar, prereg=prereg)
+    with Live(price_per_hour) as live:
+        made = (
+            study.sample(folder, live, live.seen)
+            if rows_only
+            else study.run(folder, live, prereg=prereg, seen=live.seen)
+        )
     if isinstance(made, int):
         print_json({"rows": made}) if json_ else sys.stdout.write(f"{made} rows: triaxis grade {folder}\n")
     else:

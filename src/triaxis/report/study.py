@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triaxis import study
-from triaxis.jobs import Progress, silent
+from triaxis.jobs import Progress, Seen, silent, unseen
 from triaxis.report import current, render
 from triaxis.study import Finish
 
@@ -25,11 +25,16 @@ class Study(study.Study):
     __slots__ = ()
 
     def run(
-        self, out: str | Path, progress: Progress = silent, finish: Finish = page, prereg: Path | None = None
+        self,
+        out: str | Path,
+        progress: Progress = silent,
+        finish: Finish = page,
+        prereg: Path | None = None,
+        seen: Seen = unseen,
     ) -> dict[str, Any]:
         """Run or go on with the study in folder `out`; the summary, also written there with the report.
 
         Rows present are kept and only missing ones are made; a study that is finished already is not loaded again.
         UserError where `out` holds another study, or a name or setting is unknown; then nothing in it has changed.
         """
-        return super().run(out, progress, finish, prereg)
+        return super().run(out, progress, finish, prereg, seen)
