@@ -488,3 +488,13 @@ def test_the_recipe_follows_the_entry(recipe):
     assert 'HOLDS</td><td class="good">HOLDS' in made
     with pytest.raises(KeyError, match="no check is named"):
         recipe.page(dataclasses.replace(entry, caveats=("something new",)))
+
+
+def test_more_items_than_any_benchmark_has_are_refused():
+    """Found by fuzzing: N = 2147483648 took half a minute and all memory."""
+    with pytest.raises(UserError, match="1,000,000 at most; check N"):
+        parse_count("74.0%", 2_147_483_648)
+    with pytest.raises(UserError, match="is not an accuracy"):
+        parse_count("9" * 5000 + "/50")
+    with pytest.raises(UserError, match="is not an accuracy"):
+        parse_count("\u0663/\u0665")

@@ -24,6 +24,7 @@ SLOW = (
     "preset",
     "store-cells",
     "rows-inspect",
+    "store-report",
 )  # tens of milliseconds each
 EXAMPLES = 40
 

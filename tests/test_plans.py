@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -361,3 +362,11 @@ def test_sources_that_cannot_be(tiny: Executor) -> None:
         lone.make("gold", [bare])
     with pytest.raises(UserError, match="task 'lone' has one item, so there is no other item's plan"):
         lone.make("other:scribe", [bare])
+
+
+def test_an_answer_with_a_large_exponent_is_no_number() -> None:
+    """Found by fuzzing: ten to the ten millionth was computed to ask whether a plan states it."""
+    began = time.monotonic()
+    assert not read.leaks("it is 19", "19191e9991919")
+    assert read.leaks("it is 1e9999999", "1e9999999")  # as text
+    assert time.monotonic() - began < 1

@@ -173,14 +173,9 @@ def _cells(data: bytes, place: Path) -> None:
     from triaxis.study import Study
     from triaxis.summary import held_protocol, summarise
 
-    path = _put(place, "rows.sqlite", (_study() / "rows.sqlite").read_bytes())
-    db = sqlite3.connect(path, isolation_level=None)
-    try:
-        _spoil_cells(db, json.loads(data))
-    except (ValueError, TypeError, KeyError, sqlite3.Error, RecursionError, OverflowError):
+    path = _spoiled(data, place)
+    if path is None:
         return
-    finally:
-        db.close()
     with suppress_user():
         audit_rows(read(path), same=_same_answer).as_dict()
     with suppress_user():
@@ -192,6 +187,29 @@ def _cells(data: bytes, place: Path) -> None:
             protocol = held_protocol(place)
             summarise(store, protocol)
         store.plans()
+
+
+def _spoiled(data: bytes, place: Path) -> Path | None:
+    """A sound store with some values changed; None where the changes themselves are none."""
+    path = _put(place, "rows.sqlite", (_study() / "rows.sqlite").read_bytes())
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        _spoil_cells(db, json.loads(data))
+    except (ValueError, TypeError, KeyError, sqlite3.Error, RecursionError, OverflowError):
+        return None
+    finally:
+        db.close()
+    return path
+
+
+def _reported(data: bytes, place: Path) -> None:
+    """The page of a study whose store was changed."""
+    from triaxis.report import render
+
+    for name in ("summary.json", "protocol.json"):
+        _put(place, name, (_study() / name).read_bytes())
+    if _spoiled(data, place):
+        render(place)
 
 
 def _spoil_cells(db: sqlite3.Connection, changes: Any) -> None:
@@ -717,6 +735,7 @@ READERS: Mapping[str, Reader] = {
     "compare": Reader(_compared, "lines", lambda: [_cli_files()["a.jsonl"] + b"\n" + _cli_files()["b.jsonl"]], 0.3),
     "store-pages": Reader(_store, "bytes", lambda: [(_study() / "rows.sqlite").read_bytes()]),
     "store-cells": Reader(_cells, "json", _cell_seeds, 0.5),
+    "store-report": Reader(_reported, "json", _cell_seeds, 0.1),
     "bank": Reader(_bank, "bank", _bank_seeds, 2),
     "bank-gz": Reader(_named(_bank, "b.jsonl.gz"), "packed", lambda: [gzip.compress(b) for b in _bank_seeds()]),
     "task-jsonl": Reader(_task, "lines", _task_seeds, 2),

@@ -54,6 +54,7 @@ class Count:
         return {"count": self.best, "counts": counts, "n": self.n, "share": self.share, "low": low, "high": high}
 
 
+MOST_ITEMS = 1_000_000  # of a published accuracy: every pairing of that many is computed
 _LONGEST = 60  # characters of a printed accuracy; more digits than that are none
 _SHARE = re.compile(
     r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<percent>%|percent\b)?\s*(?:(?:/|@|of|n\s*=)\s*(?P<n>[0-9]+))?\s*", re.I
@@ -73,6 +74,8 @@ def parse_count(text: str, n: int | None = None, *, bare_percent: bool = False) 
     size = int(found["n"]) if found["n"] else n
     if size is None or size < 1:
         raise UserError(f"{text!r} does not say of how many items; write it as {text.strip()}/50 or pass --n")
+    if size > MOST_ITEMS:
+        raise UserError(f"{text!r}: {size} items are more than any benchmark has, {MOST_ITEMS:,} at most; check N")
     if found["n"] and n is not None and n != size:
         raise UserError(f"{text!r} says N={size}, --n says {n}; give one of them")
     number, percent = found["number"], bool(found["percent"]) or "." in found["number"]

@@ -217,6 +217,15 @@ def stated(text: str) -> Iterator[Fraction]:
         yield Fraction(m[0].replace(",", ""))
 
 
+def exact(text: str) -> Fraction:
+    """The number a text is. ValueError where it is none, has an exponent (1e999999999 alone fills the memory), or has
+    more than 300 characters; ZeroDivisionError for 1/0.
+    """
+    if len(text) > 300 or "e" in text.lower():
+        raise ValueError(f"{text[:40]!r} is no number in digits")
+    return Fraction(text)
+
+
 def leaks(plan: str, answer: str) -> bool:
     """Whether the plan states the answer as a number of its own, in digits or in words.
 
@@ -224,7 +233,7 @@ def leaks(plan: str, answer: str) -> bool:
     number is looked for as text.
     """
     try:
-        size = abs(Fraction(plain(answer)))
+        size = abs(exact(plain(answer)))
     except (ValueError, ZeroDivisionError):
         return bool(answer) and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", plan) is not None
     return any(n == size for n in stated(plan)) or any(n == size for n in spoken(plan))

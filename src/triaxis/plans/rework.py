@@ -73,7 +73,7 @@ def counterfactual(plan: str, key: str, gold: str, given: str = "", annotated: S
     """
     chain = _calculations(plan, annotated)
     try:
-        target = Fraction(read.plain(gold))
+        target = read.exact(read.plain(gold))
     except (ValueError, ZeroDivisionError):
         return None
     if annotated and (not chain or _result(chain[-1]) != target):

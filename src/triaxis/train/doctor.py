@@ -195,8 +195,17 @@ def _rendered(template: str, bos: str) -> str | None:
         made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
         messages = [{"role": "user", "content": "QUESTION"}]
         return made.render(messages=messages, bos_token=bos, eos_token="", add_generation_prompt=True)
-    except (TemplateError, TypeError):
-        return None
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+    ):
+        return None  # a template that cannot be rendered, whatever it does
 
 
 # ---------------------------------------------------------------- data against the evaluation
