@@ -1,0 +1,117 @@
+"""Parts of the report in a real browser: downloads, commands that recompute, what needs no mouse, and paper."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_study import HOSTILE, write_study
+
+from triaxis.report import render
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+# Instead of a file on disk, what would be in it: the page's own buttons are pressed, the blob is read.
+CATCH = """const done = arguments[arguments.length - 1];
+    const kept = URL.createObjectURL;
+    URL.createObjectURL = (blob) => { URL.createObjectURL = kept; blob.text().then(done); return 'data:,'; };
+    document.querySelectorAll('.downloads')[arguments[0]].querySelectorAll('button')[arguments[1]].click()"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder, 30)
+    return render(folder)
+
+
+def test_a_figure_and_its_numbers_can_be_taken_along(browser: Any, page: Path) -> None:
+    browser.open(page)
+    figures = browser.js("return document.querySelectorAll('figure').length")
+    assert len(browser.all(".downloads")) == figures
+    drawn = browser.driver.execute_async_script(CATCH, 0, 0)
+    assert drawn.startswith("<svg")
+    assert "var(" not in drawn
+    assert "#b0261c" in drawn or "#696d74" in drawn
+    lines = list(csv.DictReader(io.StringIO(browser.driver.execute_async_script(CATCH, 0, 1))))
+    summary = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
+    effects = summary["axes"]["brittleness"]["effects"]
+    assert [(x["label"], float(x["value"])) for x in lines] == [(e["name"], e["value"]) for e in effects]
+    assert browser.complaints() == []
+
+
+def test_names_that_are_markup_or_formulas_stay_text_in_downloads(browser: Any, tmp_path: Path) -> None:
+    write_study(tmp_path, 14, {f"=cmd-{HOSTILE[0]}": 1000})
+    browser.open(render(tmp_path))
+    for place in range(len(browser.all(".downloads"))):
+        drawn = browser.driver.execute_async_script(CATCH, place, 0)
+        assert "<script" not in drawn.replace("&lt;script", "")
+        rows = list(csv.reader(io.StringIO(browser.driver.execute_async_script(CATCH, place, 1))))
+        assert not any(cell.startswith("=") for row in rows for cell in row)
+    assert browser.complaints() == []
+
+
+def test_every_link_on_the_page_leads_to_a_place_on_it(browser: Any, page: Path) -> None:
+    browser.open(page)
+    code = """return [...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))
+        .filter((href) => !href.startsWith('#') || !document.getElementById(href.slice(1)))"""
+    assert browser.js(code) == []
+
+
+def test_everything_has_a_name_and_no_text_is_faint(browser: Any, page: Path) -> None:
+    """Names of controls and figures; WCAG AA contrast of text against its page, light and dark."""
+    nameless = """return [...document.querySelectorAll('button, select, input, svg, .scroll')].filter((e) =>
+        !(e.textContent.trim() || e.getAttribute('aria-label') || e.closest('label'))).length"""
+    faint = """const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map((x) => { x /= 255;
+            return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; });
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+        const paper = light(getComputedStyle(document.body).backgroundColor);
+        const found = {};
+        for (const e of document.querySelectorAll('p, td, th, a, .verdict, figcaption, caption, summary, dd, button')) {
+            const ink = light(getComputedStyle(e).color);
+            const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+            if (ratio < 4.5) found[e.tagName + '.' + e.className] = ratio;
+        }
+        return found"""
+    for dark in (False, True):
+        browser.look(dark=dark)
+        browser.open(page)
+        assert browser.js(nameless) == 0
+        assert browser.js(faint) == {}
+
+
+def test_the_keyboard_reaches_filters_items_and_tables(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(page)
+    body = browser.find("body")
+    body.send_keys(Keys.TAB)
+    assert browser.js("return document.activeElement.className") == "skip"
+    reached = set()
+    for _ in range(400):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        at = browser.js(
+            "const e = document.activeElement; return e.closest('#filter') ? 'filter' : e.tagName + '.' + e.className"
+        )
+        reached.add(at)
+        if at == "SUMMARY." and browser.js("return Boolean(document.activeElement.closest('details.pair'))"):
+            break
+    assert {"filter", "DIV.scroll", "BUTTON."} <= reached
+    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    assert browser.js("return document.activeElement.closest('details.pair').open")
+
+
+def test_paper_shows_no_controls(browser: Any, page: Path) -> None:
+    browser.open(page)
+    printed = browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    hidden = """return ['nav', '#filter', '.downloads', '.recompute'].every((s) =>
+        getComputedStyle(document.querySelector(s)).display === 'none')"""
+    assert browser.js(hidden)
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
