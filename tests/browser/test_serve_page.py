@@ -38,3 +38,20 @@ def test_two_studies_are_compared_by_hand(browser: Any, tmp_path: Path) -> None:
         assert [u for u in browser.requests() if not u.startswith(home)] == []
         assert [c for c in browser.complaints() if "favicon" not in c] == []
         running.shutdown()
+
+
+def test_hostile_folder_names_are_text(browser: Any, tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>&amp;'\"{{ 7*7 }}"
+    for folder in (tmp_path / name, tmp_path / "plain"):
+        write_study(folder, 12, conditions=("hint",))
+        render(folder)
+    with server(Site.of([tmp_path])) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        home = f"http://{LOOPBACK}:{running.server_port}/"
+        for page in (home, f"{home}compare?a=0&b=1"):
+            browser.open(page)
+            assert name in browser.js("return document.body.textContent")
+            assert browser.js("return document.querySelectorAll('img').length") == 0
+            assert [u for u in browser.requests() if not u.startswith(home)] == []
+            assert [c for c in browser.complaints() if "favicon" not in c] == []
+        running.shutdown()
