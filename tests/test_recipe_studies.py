@@ -15,7 +15,7 @@ from typer.main import get_command
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("original_study", "think_first")
 SHORT = {
-    "N": "4", "ITEMS": "8", "VOTED": "8", "SEEDS": "0", "PLANNERS": "tiny-planner-s", "VOTED_SET": "--set steps=2",
+    "N": "6", "ITEMS": "8", "VOTED": "8", "SEEDS": "0", "PLANNERS": "tiny-planner-s", "VOTED_SET": "--set steps=2",
     "PREFIX_SET": "--set steps=2 --set batch=4 --no-control --conditions none,hint",
 }  # fmt: skip
 
@@ -56,10 +56,7 @@ def test_another_family_is_refused_in_one_line(script: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("script", "made"),
     [
-        (
-            "original_study",
-            ["base/report.html", "prefix/repair.md", "consensus/distillation.md", "factorial/diagnosis.md"],
-        ),
+        ("original_study", "base/report.html prefix/repair.md consensus/distillation.md factorial/diagnosis.md"),
         ("think_first", "wrapper/report.html grid/report.html"),
     ],
 )
