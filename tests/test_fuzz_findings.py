@@ -66,6 +66,7 @@ FINDINGS = {
     "digits of another script": ("claims-csv", "name,value\nx,\u0663/\u0665\n".encode(), REFUSED),
     "an accuracy of 5,000 digits": ("claims-csv", f"name,value,n\nx,{NINES}.0,50\n".encode(), REFUSED),
     "two thousand million items": ("claims-yaml", b'[{"name": "x", "value": "74.0", "n": "2147483648"}]', REFUSED),
+    "N of thirty digits": ("arguments", b"audit\nclaim\n--baseline\n37/50\n--treatment\n33/" + b"1" * 30, READ),
     "an alias": ("claims-yaml", b"- &a {name: x, value: 37/50}\n- *a\n", REFUSED),
     "a trace without decoding": ("trace", b'{"schema": 1}\n', REFUSED),
     "a commit without alternatives": ("trace", trace(commits=[[0, 5, 0.9, 0.1]]), REFUSED),
