@@ -42,7 +42,6 @@ DEPTH: Final = 64  # brackets within brackets, in JSON, TOML and YAML
 NODES: Final = 200_000  # of a YAML document
 MEMBERS: Final = 100_000  # of an archive
 HEADER: Final = 64 * MIB  # of a safetensors file: a hundred bytes a tensor
-_CLOSERS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
 def _over(path: Path | str, what: str) -> UserError:
@@ -105,22 +104,13 @@ def parse_json(data: str | bytes, **hooks: Callable[..., Any]) -> Any:
     ValueError for what is not JSON, is nested deeper, or holds a number too long to read.
     """
     text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    try:
+        found = json.loads(text, **hooks)  # type: ignore[arg-type]
+    except RecursionError:
+        raise ValueError(f"nested deeper than {DEPTH} levels") from None
     if text.count("[") + text.count("{") > DEPTH:
-        _check_depth(text)
-    return json.loads(text, **hooks)  # type: ignore[arg-type]
-
-
-def _check_depth(text: str) -> None:
-    """ValueError where brackets outside of strings stand deeper than DEPTH."""
-    depth = 0
-    for found in _CLOSERS.finditer(text):
-        mark = found[0]
-        if mark in "[{":
-            depth += 1
-            if depth > DEPTH:
-                raise ValueError(f"nested deeper than {DEPTH} levels at character {found.start()}")
-        elif mark in "]}":
-            depth -= 1
+        _walk(found)
+    return found
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -136,8 +126,8 @@ def parse_toml(text: str) -> dict[str, Any]:
 def _walk(value: Any) -> None:
     """ValueError where lists and tables stand deeper than DEPTH. Without recursion: it is what is being checked."""
     level: list[Any] = [value]
-    for _ in range(DEPTH + 1):
-        level = [inner for v in level for inner in _inside(v)]
+    for _ in range(DEPTH):
+        level = [inner for v in level for inner in _inside(v) if isinstance(inner, dict | list)]
         if not level:
             return
     raise ValueError(f"nested deeper than {DEPTH} levels")
