@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 from made_study import HOSTILE, simulate, summarise, write_study
+from rich.console import Console
 
 from triaxis.errors import UserError
 from triaxis.estimate import axes, prereg
@@ -18,6 +21,7 @@ from triaxis.registry.sights import sights
 from triaxis.report import render
 from triaxis.report.load import schema
 from triaxis.report.standing import published, scorecard
+from triaxis.report.terminal import print_summary
 
 PRESET = """
 [[scaffold]]
@@ -160,4 +164,19 @@ def test_the_page_shows_all_of_it_as_text(tmp_path: Path, preset: str, summary: 
         assert f'<section id="{part}">' in page
     assert "<b>bold</b>" not in page
     assert "alert('x')</script>" not in page
-    assert "triaxis compare DIR:none DIR:plan-empty" in page
+    shown = html.unescape(page)
+    for command in (
+        "DIR:none DIR:plan-empty\n",
+        "DIR:plan-empty DIR:plan-empty+prefix\n",
+        "DIR:vote DIR:vote+prefix --vote\n",
+    ):
+        assert f"triaxis compare {command}" in shown
+
+
+def test_the_terminal_tells_them_too(summary: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(RULES, encoding="utf-8")
+    card = prereg.scorecard(prereg.stamp(tmp_path / "rules.toml", rows_before=0, stamped_at="now"), summary)
+    out = io.StringIO()
+    print_summary({**summary, "prereg": card}, Console(file=out, width=140))
+    assert "vote+prefix minus vote" in out.getvalue()
+    assert "FAILS  the question alone is always right" in out.getvalue()

@@ -49,7 +49,7 @@ def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
         warnings=sorted_warnings(summary),
         **parts(summary),
         conditions=_conditions(summary, protocol),
-        commands=commands(protocol),
+        commands=commands(summary, protocol),
         cost=_cost(summary["cost"]),
         flips=[] if shown is None else shown.pairs,
         shown_line="" if shown is None else shown_line(shown),
@@ -85,13 +85,19 @@ def _conditions(summary: Json, protocol: Json) -> list[Json]:
 _SECTIONS = {"brittleness": "axis1", "trust": "axis2", "diversity": "axis3", "pipeline": "pipelines"}
 
 
-def commands(protocol: Json) -> dict[str, list[str]]:
+def commands(summary: Json, protocol: Json) -> dict[str, list[str]]:
     """The commands that recompute a section's effects, one for all arms compared with the same other arm."""
     groups: dict[str, dict[tuple[str, bool], list[str]]] = {name: {} for name in (*_SECTIONS.values(), "adapters")}
+    votes = {c["name"]: c.get("branches", 1) > 1 for c in protocol["conditions"]}
+    adapted = summary["axes"].get("adapters", {"effects": ()})["effects"]
+    pairs = [("adapters", e["against"], e["condition"]) for e in adapted]
+    apart = {e["condition"] for e in adapted}
     for c in protocol["conditions"]:
-        section = "adapters" if c.get("adapter") else _SECTIONS.get(str(c.get("role", "")))
-        if section and c.get("against"):
-            groups[section].setdefault((str(c["against"]), c.get("branches", 1) > 1), []).append(c["name"])
+        section = _SECTIONS.get(str(c.get("role", "")))
+        if section and c.get("against") and c["name"] not in apart:
+            pairs.append((section, str(c["against"]), c["name"]))
+    for section, against, name in pairs:
+        groups[section].setdefault((against, votes.get(name, False)), []).append(name)
     return {name: [_compare(a, names, vote) for (a, vote), names in found.items()] for name, found in groups.items()}
 
 

@@ -40,6 +40,15 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     if found := axes.get("pipelines"):
         _heading("Pipelines", console)
         _effects([(e["effect"]["name"], e["effect"]) for e in (*found["effects"], *found["matched"])], console)
+    if found := axes.get("adapters"):
+        _heading("Before and after", console)
+        both = [*(e["effect"] for e in found["effects"]), *(c["change"] for c in found["costs"])]
+        _effects([(e["name"], e) for e in both], console)
+    if found := summary.get("prereg"):
+        _heading("Predictions", console)
+        console.print(_text(found["standing"], "dim"))
+        for o in found["outcomes"]:
+            console.print(_text(f"{o['outcome']}  {o['name']}: {o['why']}"))
     console.print()
     _conditions(summary["conditions"], console)
     _failures(summary["conditions"], console)
