@@ -91,10 +91,10 @@ def commands(summary: Json, protocol: Json) -> dict[str, list[str]]:
     votes = {c["name"]: c.get("branches", 1) > 1 for c in protocol["conditions"]}
     adapted = summary["axes"].get("adapters", {"effects": ()})["effects"]
     pairs = [("adapters", e["against"], e["condition"]) for e in adapted]
-    apart = {e["condition"] for e in adapted}
+    own = next((c.get("adapter", "") for c in protocol["conditions"] if c.get("role") == "baseline"), "")
     for c in protocol["conditions"]:
         section = _SECTIONS.get(str(c.get("role", "")))
-        if section and c.get("against") and c["name"] not in apart:
+        if section and c.get("against") and c.get("adapter", "") == own:
             pairs.append((section, str(c["against"]), c["name"]))
     for section, against, name in pairs:
         groups[section].setdefault((against, votes.get(name, False)), []).append(name)
