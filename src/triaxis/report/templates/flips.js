@@ -136,7 +136,7 @@
   };
   const list = (view) => {
     if (!view.home.open || !view.stale) return;
-    view.home.replaceChildren(view.home.querySelector("summary"));
+    while (view.home.childElementCount > 1) view.home.lastElementChild.remove(); // the summary stays: it may have the focus
     more(view, 0);
     view.stale = false;
   };
