@@ -69,6 +69,14 @@ def test_the_parts_are_what_they_say(row):
     assert right[0] == pytest.approx(h([x in GOOD for x in row]) + len(good) / k * h(good))
 
 
+@pytest.mark.parametrize(("measure", "said"), [("unique", "0.25"), ("disagreement", "5 points"), ("entropy", "0.08")])
+def test_an_equivalence_names_its_margin_in_the_unit_of_the_change(measure, said):
+    """Five branches can give five distinct answers: a twentieth of that is a quarter of an answer, not 5 points."""
+    same = ballots([["a", "b", "c", "c", "d"]] * 200)
+    found = dc.split(same, same, measure)
+    assert {e.verdict for e in (found.total, found.right, found.wrong)} == {f"equivalent within {said}"}
+
+
 def test_unequal_arms_and_unknown_measures_are_refused():
     one, two = ballots([["a", "c"]] * 3), ballots([["a", "c", "d"]] * 3)
     with pytest.raises(UndefinedEstimate, match="3 items x 2 branches before, 3 x 3 after"):

@@ -124,12 +124,16 @@ def _settled(pairs: Sequence[_Pair], margin: float, alpha: float = 0.05) -> list
     """Paired changes of one family, finished as shares of their greatest value and given in their own unit."""
     family = [paired(np.clip(a / m, 0, 1), np.clip(b / m, 0, 1), name=name) for name, a, b, m in pairs]
     done = finish(family, margin=margin, alpha=alpha)
-    return [_in_unit(e, most) for e, (_, _, _, most) in zip(done, pairs, strict=True)]
+    return [_in_unit(e, most, margin) for e, (_, _, _, most) in zip(done, pairs, strict=True)]
 
 
-def _in_unit(e: Estimate, most: float) -> Estimate:
+def _in_unit(e: Estimate, most: float, margin: float) -> Estimate:
+    """A share of `most` in the unit of `most`; so is the margin that an equivalence names, unless that is in points."""
     mde = None if e.mde80 is None else most * e.mde80
-    return replace(e, value=most * e.value, low=most * e.low, high=most * e.high, step=most * e.step, mde80=mde)
+    same = most != 1 and e.verdict.startswith("equivalent")
+    word = f"equivalent within {most * margin:.2g}" if same else e.verdict
+    made = replace(e, value=most * e.value, low=most * e.low, high=most * e.high, step=most * e.step, mde80=mde)
+    return replace(made, verdict=word)
 
 
 def _same_shape(before: Ballots, after: Ballots) -> None:
