@@ -24,6 +24,7 @@ SHIPPED = {
     "executor": {"tiny": "tiny-2", "tiny-0": "tiny-0", "tiny-1": "tiny-1", "tiny-2": "tiny-2"},
     "planner": {n: n for n in ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")},
 }
+RANDOM = "random_weights"  # of config.json: a seed that the weights are drawn from; the folder holds none (random.py)
 # beside the weights: what makes tokens of text, text of tokens, and a chat of a question
 _TEXT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -140,7 +141,8 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 def fingerprint(folder: Path) -> str:
     """Twelve hex digits over the bytes of every file that can change what the model says. Reads them all."""
     digest = hashlib.sha256()
-    for path in [*(folder / name for name in _TEXT_FILES), *weight_files(folder)]:
+    weights = [] if RANDOM in read_config(folder) else weight_files(folder)
+    for path in [*(folder / name for name in _TEXT_FILES), *weights]:
         if path.is_file():
             now = path.stat()
             digest.update(path.name.encode() + _digest(path, now.st_size, now.st_mtime_ns))

@@ -6,7 +6,7 @@ No remote code, no pickle: a folder with only .bin or .pt weights is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from triaxis.errors import UserError, suggest
 from triaxis.limits import open_safetensors
 from triaxis.models.card import FamilyCard, card_of
 from triaxis.models.decoder import DecoderConfig, DecoderNetwork
-from triaxis.models.folder import added_token, find_checkpoint, fingerprint, read_config, weight_files
+from triaxis.models.folder import RANDOM, added_token, find_checkpoint, fingerprint, read_config, weight_files
 from triaxis.models.llada import LladaConfig, LladaNetwork
+from triaxis.models.random import fill_random
 
 _WHOLE = ("expert_bias",)  # stays float32: in bf16 a router's bias would choose other experts
 MODULES = 2048  # layers times experts that are built before the files are asked how many tensors they hold
@@ -37,6 +38,7 @@ class Checkpoint:
     network: LladaNetwork | DecoderNetwork
     fingerprint: str
     revision: str = ""  # the hub commit the files are of, where they came from the hub
+    elsewhere: str = ""  # the kind of device it runs on, where that is in other processes and there are no weights here
 
 
 def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -188,19 +190,54 @@ def load_checkpoint(
     fingerprint. family: a card's name, where config.json does not tell (it
     counts before config.json).
     """
-    folder, revision = find_checkpoint(spec, "executor")
-    fields = read_config(folder)
-    card = card_of(fields, str(folder / "config.json"), family)
     place = find_device(device)
-    kind = dtype or ("fp32" if place.type == "cpu" else "bf16")
-    if kind not in DTYPES:
-        raise UserError(f"dtype {kind!r} is unknown{suggest(kind, DTYPES)}")
-    config, network, unneeded = build_network(card, fields, folder)
+    found, unneeded = _without_weights(spec, dtype, place.type, family)
+    kind, network = _dtype(dtype, place.type), found.network
     put = four_bit(network, spec) if kind == "4bit" else _put
-    fill(network, weight_files(folder), DTYPES[kind], place, unneeded, put)
+    fields = read_config(found.folder)
+    if RANDOM in fields:
+        fill_random(network, _seed(fields, found.folder), DTYPES[kind], place)
+    else:
+        fill(network, weight_files(found.folder), DTYPES[kind], place, unneeded, put)
     network.eval().requires_grad_(False)
     if place.type == "cuda":
         network.fuse()
-    return Checkpoint(
-        spec, folder, card, config, network, fingerprint(folder) + ("-nf4" if kind == "4bit" else ""), revision
-    )
+    return replace(found, fingerprint=found.fingerprint + ("-nf4" if kind == "4bit" else ""))
+
+
+def describe_checkpoint(
+    spec: str, *, dtype: str | None = None, kind: str = "cpu", family: str | None = None
+) -> Checkpoint:
+    """The checkpoint as workers elsewhere will load it, on devices of that kind ("cpu" or "cuda"), without its weights.
+
+    Everything that can be asked of it can be; it cannot run. Not for "4bit", whose parameters are counted otherwise.
+    """
+    found, _ = _without_weights(spec, dtype, kind, family)
+    found.network.to(DTYPES[_dtype(dtype, kind)]).eval().requires_grad_(False)
+    return replace(found, elsewhere=kind)
+
+
+def _without_weights(
+    spec: str, dtype: str | None, device_type: str, family: str | None
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """A checkpoint whose network is on the meta device, and the tensors of its files that are not needed."""
+    folder, revision = find_checkpoint(spec, "executor")
+    fields = read_config(folder)
+    card = card_of(fields, str(folder / "config.json"), family)
+    _dtype(dtype, device_type)
+    config, network, unneeded = build_network(card, fields, folder)
+    return Checkpoint(spec, folder, card, config, network, fingerprint(folder), revision), unneeded
+
+
+def _dtype(dtype: str | None, device_type: str) -> str:
+    kind = dtype or ("fp32" if device_type == "cpu" else "bf16")
+    if kind not in DTYPES:
+        raise UserError(f"dtype {kind!r} is unknown{suggest(kind, DTYPES)}")
+    return kind
+
+
+def _seed(fields: Mapping[str, object], folder: Path) -> int:
+    seed = fields[RANDOM]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise UserError(f"{folder / 'config.json'}: {RANDOM} must be a whole number from 0 up: the seed of the weights")
+    return seed

@@ -26,6 +26,7 @@ from triaxis.cost import Sizes, decode_flops
 from triaxis.errors import UserError, lookup
 from triaxis.models.adapters import Adapter, Mounted, Pair, mount
 from triaxis.models.llada import LladaConfig, LladaNetwork
+from triaxis.models.random import fill_random
 from triaxis.sampling.denoise import denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.reference import PlainLlada, generate
@@ -190,12 +191,7 @@ def random_network(config: LladaConfig, device: torch.device, dtype: torch.dtype
     """A network of that shape, weights normal with deviation .02, norms 1. Made on the device."""
     with torch.device("meta"):
         network = LladaNetwork(config)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, parameter in list(network.named_parameters()):
-        made = torch.empty(parameter.shape, dtype=dtype, device=device)
-        made = made.fill_(1.0) if parameter.dim() == 1 else made.normal_(0, 0.02, generator=generator)
-        parent, _, last = name.rpartition(".")
-        setattr(network.get_submodule(parent), last, torch.nn.Parameter(made, requires_grad=False))
+    fill_random(network, seed, dtype, device)
     network.eval()
     if device.type == "cuda":
         network.fuse()
