@@ -239,7 +239,7 @@ def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         store.append([ROW])
     monkeypatch.undo()
     for write in (True, False):
-        with pytest.raises(UserError, match="store schema 0 is not 2; use the triaxis that made it"):
+        with pytest.raises(UserError, match=f"store schema 0 is not {triaxis.store.SCHEMA}; use the triaxis that made it"):
             Store(path, write=write)
 
 

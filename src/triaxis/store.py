@@ -2,7 +2,8 @@
 
 A row's id is the hash of everything that can change it, so two different runs can share a file without
 overwriting each other, and a killed run goes on with what is missing. Grades are a second pass in their
-own table. Knows nothing of models, tasks or statistics.
+own table. Every row carries a checksum that is looked at whenever it is read, and every table a tally of them, so that
+a row the disk changed or lost is refused and never counted. Knows nothing of models, tasks or statistics.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
+from triaxis.checksums import Tally, checksum
 from triaxis.errors import UserError
+from triaxis.migrations import COLUMNS, migrate, set_meta
 
-SCHEMA = "2"
+SCHEMA = "3"
+SEAL = "seal.json"  # in a study's folder: the manifest of a sealed study (`integrity.py`)
 LONGEST = 64 << 20  # bytes of one value, such as a prompt or a trace
 T = TypeVar("T")
 
@@ -75,55 +80,73 @@ def identity(spec: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-_TABLES = {"rows": Row, "plans": PlanRow, "grades": GradeRow}
-_NAMES = {kind: name for name, kind in _TABLES.items()}
-_KINDS: Mapping[Any, tuple[type, ...]] = {
-    kind: tuple({"str": str, "float": float}.get(str(f.type), int) for f in fields(kind)) for kind in _TABLES.values()
-}
-_BOOLS: Mapping[Any, frozenset[int]] = {
-    kind: frozenset(i for i, f in enumerate(fields(kind)) if f.type == "bool") for kind in _TABLES.values()
-}
+TABLES: Mapping[str, Any] = {"rows": Row, "plans": PlanRow, "grades": GradeRow}
+_NAMES = {kind: name for name, kind in TABLES.items()}
 _SQL = {"str": "TEXT", "int": "INTEGER", "bool": "INTEGER", "float": "REAL"}
+_PYTHON: Mapping[str, type] = {"str": str, "int": int, "bool": int, "float": float}  # as SQLite gives them back
+_KINDS: Mapping[Any, tuple[type, ...]] = {
+    kind: tuple(_PYTHON[str(f.type)] for f in fields(kind)) for kind in TABLES.values()
+}
+_BOOLS: Mapping[Any, tuple[int, ...]] = {
+    kind: tuple(i for i, f in enumerate(fields(kind)) if f.type == "bool") for kind in TABLES.values()
+}
+_VALUES: Mapping[Any, attrgetter[tuple[Any, ...]]] = {
+    kind: attrgetter(*(f.name for f in fields(kind))) for kind in TABLES.values()
+}
+# not OR IGNORE, which would also drop a row that breaks NOT NULL
+_INSERT: Mapping[Any, str] = {
+    kind: f"INSERT INTO {name} VALUES ({'?, ' * len(fields(kind))}?) ON CONFLICT ({fields(kind)[0].name}) DO NOTHING"
+    for name, kind in TABLES.items()
+}
 
 
-def _create(name: str, kind: type[Row | PlanRow | GradeRow]) -> str:
-    columns = [f"{f.name} {_SQL[str(f.type)]} NOT NULL" for f in fields(kind)]
+def _columns(table: str) -> tuple[str, ...]:
+    return (*((f.name for f in fields(TABLES[table])) if table in TABLES else ("key", "value")), "checksum")
+
+
+def _create(table: str) -> str:
+    kinds = {f.name: _SQL[str(f.type)] for f in fields(TABLES[table])} if table in TABLES else {}
+    default = {"checksum": "INTEGER"}
+    columns = [f"{name} {kinds.get(name, default.get(name, 'TEXT'))} NOT NULL" for name in _columns(table)]
     columns[0] += " PRIMARY KEY"
-    return f"CREATE TABLE {name} ({', '.join(columns)}) WITHOUT ROWID"
+    return f"CREATE TABLE {table} ({', '.join(columns)}) WITHOUT ROWID"
 
 
-def _insert(row: Row | PlanRow | GradeRow) -> tuple[str, tuple[object, ...]]:
-    values = astuple(row)
-    marks = ", ".join("?" * len(values))
-    key = fields(row)[0].name  # not OR IGNORE, which would also drop a row that breaks NOT NULL
-    return f"INSERT INTO {_NAMES[type(row)]} VALUES ({marks}) ON CONFLICT ({key}) DO NOTHING", values
+def plain(row: Row | PlanRow | GradeRow) -> tuple[Any, ...]:
+    """A row's values as SQLite will give them back: booleans as 0 and 1, floats as floats, no negative zero."""
+    values = zip(_VALUES[type(row)](row), _KINDS[type(row)], strict=True)
+    return tuple([v if made is str or v is None else made(v) + 0 for v, made in values])
 
 
 class Store:
-    """An open store. One writer at a time: a second writer on the same folder is refused."""
+    """An open store. One writer at a time: a second writer on the same folder is refused, and any on a sealed one."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
         """Open `path`; with `write`, create it if needed and lock its folder.
 
-        UserError if it is no store of ours, and then nothing in it has been changed.
+        A store of an older schema is migrated by the first writer; a reader leaves the file as it is and reads a
+        migrated copy. UserError if it is no store of ours, and then nothing in it has been changed.
         """
         self.path = path
         if not write and not path.is_file():
             raise UserError(f"{path}: there is no such file; give the folder of a finished or running study")
+        if write:
+            refuse_sealed(path.parent)
         with ExitStack() as opened:
             if write:
                 opened.enter_context(_lock(path.parent))
             try:
                 self._db = opened.enter_context(closing(_connect(path, write=write)))
-                new = self._is_new(_another(write))
+                schema = self._schema(_another(write))
                 if write:
                     opened.enter_context(_wal(self._db))
-                if write and new:
-                    self._create()
-                elif new:
+                    self._create() if not schema else self._migrate(schema)
+                elif not schema:
                     raise UserError(f"{path}: no study was started there yet; give the folder of a study")
+                elif schema != SCHEMA:
+                    self._db = opened.enter_context(closing(_migrated(self._db, schema)))
             except (sqlite3.Error, UnicodeDecodeError) as e:
-                raise UserError(f"{path}: not a triaxis row store ({e}); {_another(write)}") from None
+                raise UserError(_said(e, "not a triaxis row store", path, _another(write))) from None
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Store:
@@ -134,26 +157,37 @@ class Store:
     ) -> None:
         self._opened.close()
 
-    def _is_new(self, remedy: str) -> bool:
-        """Whether the file is still empty. UserError where it is not ours, before anything is written."""
+    def _schema(self, remedy: str) -> str:
+        """The schema of the file, "" while it is empty. UserError where it is not ours, before anything is written."""
         tables = sorted(name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
-        if tables and not {"meta", *_TABLES} <= set(tables):
+        if not tables:
+            return ""
+        if not {"meta", *TABLES} <= set(tables):
             raise UserError(f"{self.path}: not a triaxis row store (it holds {', '.join(tables)}); {remedy}")
-        for name, kind in _TABLES.items() if tables else ():
-            held = [str(c[1]) for c in self._db.execute(f"PRAGMA table_info({name})")]
-            if held != [f.name for f in fields(kind)]:
+        held = {t: tuple(str(c[1]) for c in self._db.execute(f"PRAGMA table_info({t})")) for t in ("meta", *TABLES)}
+        found = None
+        if held["meta"][:2] == ("key", "value"):
+            found = next(iter(self._db.execute("SELECT value FROM meta WHERE key = 'schema'")), ("none",))[0]
+            if found != SCHEMA and found not in COLUMNS:
+                raise UserError(f"{self.path}: store schema {found} is not {SCHEMA}; use the triaxis that made it")
+        known = COLUMNS.get(str(found)) or {t: _columns(t) for t in ("meta", *TABLES)}
+        for name, columns in known.items():
+            if held[name] != columns:
                 raise UserError(f"{self.path}: not a triaxis row store (its table {name} has other columns); {remedy}")
-        found = self.get("schema") if tables else SCHEMA
-        if found != SCHEMA:
-            raise UserError(f"{self.path}: store schema {found} is not {SCHEMA}; use the triaxis that made it")
-        return not tables
+        return str(found)
 
     def _create(self) -> None:
         with self._transaction():
-            for name, kind in _TABLES.items():
-                self._db.execute(_create(name, kind))
-            self._db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA,))
+            for name in (*TABLES, "meta"):
+                self._db.execute(_create(name))
+            for name in TABLES:
+                set_meta(self._db, f"tally:{name}", str(Tally()))
+            set_meta(self._db, "schema", SCHEMA)
+
+    def _migrate(self, schema: str) -> None:
+        if schema != SCHEMA:
+            with self._transaction():
+                migrate(self._db, schema)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -167,29 +201,44 @@ class Store:
                 self._db.execute("ROLLBACK")
             if isinstance(e, sqlite3.Error):
                 safe = "rows already written are safe: free space, then run again"
-                raise UserError(f"{self.path}: could not write ({e}); {safe}") from None
+                raise UserError(_said(e, "could not write", self.path, safe)) from None
             raise
 
-    def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+    def _read(self, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
         try:
-            return self._db.execute(query, values).fetchall()
+            yield from self._db.execute(query, values)
         except (sqlite3.Error, UnicodeDecodeError) as e:
-            raise UserError(
-                f"{self.path}: could not be read ({e}); restore it from a copy, or run in another folder"
-            ) from None
+            remedy = "restore it from a copy, or run in another folder"
+            raise UserError(_said(e, "could not be read", self.path, remedy)) from None
 
     def append(self, rows: Iterable[Row | PlanRow | GradeRow]) -> None:
         """Append in one transaction, durable when this returns. A row that is there already stays as it is."""
         with self._transaction():
-            for row in rows:
-                self._db.execute(*_insert(row))
+            self._add(rows)
 
     def replace_grades(self, grades: Iterable[GradeRow]) -> None:
         """Replace all grades in one transaction: grading is a second pass over stored text."""
         with self._transaction():
             self._db.execute("DELETE FROM grades")
-            for grade in grades:
-                self._db.execute(*_insert(grade))
+            set_meta(self._db, "tally:grades", str(Tally()))
+            self._add(grades)
+
+    def _add(self, rows: Iterable[Row | PlanRow | GradeRow]) -> None:
+        added: dict[str, list[int]] = {}
+        for row in rows:
+            values = plain(row)
+            made = checksum(values)
+            if self._db.execute(_INSERT[type(row)], (*values, made)).rowcount:
+                added.setdefault(_NAMES[type(row)], []).append(made)
+        for table, sums in added.items():
+            set_meta(self._db, f"tally:{table}", str(self.tally(table).plus(sums)))
+
+    def tally(self, table: str) -> Tally:
+        """How many rows of a table were acknowledged, and the sum of their checksums. UserError where it is damaged."""
+        try:
+            return Tally.parse(self.get(f"tally:{table}") or "")
+        except ValueError:
+            raise UserError(f"{self.path}: its count of {table} is damaged; {_repair(self.path)}") from None
 
     def row_ids(self) -> set[str]:
         """Ids of all rows present."""
@@ -197,38 +246,110 @@ class Store:
 
     def rows(self, condition: str | None = None) -> list[Row]:
         """All rows, or those of one condition, ordered by condition, item, seed and branch."""
+        return list(self.stream(condition))
+
+    def stream(self, condition: str | None = None) -> Iterator[Row]:
+        """As `rows`, one at a time, so that memory does not grow with the study."""
         where, values = ("", ()) if condition is None else ("WHERE condition = ? ", (condition,))
-        found = self._read(f"SELECT * FROM rows {where}ORDER BY condition, item, seed, branch, id", *values)
-        return [_made(Row, values) for values in found]
+        return self._sound(Row, f"{where}ORDER BY condition, item, seed, branch, id", *values)
 
     def plans(self) -> dict[str, PlanRow]:
         """All plans by id."""
-        return {values[0]: _made(PlanRow, values) for values in self._read("SELECT * FROM plans ORDER BY id")}
+        return {p.id: p for p in self._sound(PlanRow, "ORDER BY id")}
 
     def grades(self) -> dict[str, GradeRow]:
         """All grades by row id."""
-        return {values[0]: _made(GradeRow, values) for values in self._read("SELECT * FROM grades ORDER BY row")}
+        return {g.row: g for g in self._sound(GradeRow, "ORDER BY row")}
+
+    def _sound(self, kind: Callable[..., T], clause: str, *values: str) -> Iterator[T]:
+        """Rows of a table. UserError at the first whose checksum is not that of its values."""
+        for *found, held in self._read(f"SELECT * FROM {_NAMES[kind]} {clause}", *values):
+            if not sound(kind, found, held):
+                raise UserError(f"{self.path}: {damaged(kind, found)} is damaged; {_repair(self.path)}")
+            yield made(kind, found)
+
+    def meta(self) -> dict[str, str]:
+        """All meta values by key."""
+        found = self._read("SELECT key FROM meta ORDER BY key")
+        return {str(key): self.get(str(key)) or "" for (key,) in list(found)}
 
     def get(self, key: str) -> str | None:
-        """A meta value."""
-        found = self._read("SELECT value FROM meta WHERE key = ?", key)
-        return str(found[0][0]) if found else None
+        """A meta value. UserError where its checksum is not its own."""
+        for value, held in self._read("SELECT value, checksum FROM meta WHERE key = ?", key):
+            if held != checksum((key, value)):
+                raise UserError(f"{self.path}: its entry {key!r} is damaged; {_repair(self.path)}")
+            return str(value)
+        return None
 
     def set(self, key: str, value: str) -> None:
         """Set a meta value."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            set_meta(self._db, key, value)
 
 
-def _made(kind: Callable[..., T], values: Sequence[Any]) -> T:
+def sound(kind: Callable[..., object], values: Sequence[Any], held: object) -> bool:
+    """Whether values are of their columns' kinds, which SQLite does not see to, and have this checksum."""
+    return tuple(map(type, values)) == _KINDS[kind] and held == checksum(values)
+
+
+def made(kind: Callable[..., T], values: Sequence[Any]) -> T:
     """A row from its columns; SQLite has no booleans."""
-    if tuple(map(type, values)) != _KINDS[kind]:  # SQLite keeps no column to its type
-        raise UserError(f"row {values[0]!r}: a column holds another kind of value; restore the store from a copy")
-    return kind(*(bool(v) if at in _BOOLS[kind] else v for at, v in enumerate(values)))
+    plain = list(values)
+    for at in _BOOLS[kind]:
+        plain[at] = bool(plain[at])
+    return kind(*plain)
+
+
+def damaged(kind: Callable[..., object], values: Sequence[Any]) -> str:
+    """What a damaged row says of itself: "row 'ab' of condition 'none', item 'i'"."""
+    names = {Row: "of condition {1!r}, item {2!r}, branch {3}", PlanRow: "of item {1!r}, source {2!r}", GradeRow: ""}
+    return f"{_NAMES[kind].removesuffix('s')} {values[0]!r} {names[kind].format(*values)}".rstrip()  # type: ignore[index]
+
+
+def refuse_sealed(folder: Path) -> None:
+    """UserError where a folder holds a sealed study, into which nothing is written."""
+    if (folder / SEAL).exists():
+        raise UserError(
+            f"{folder} is sealed and nothing is written into it; work on a copy without {SEAL}, or choose another --out"
+        )
 
 
 def _another(write: bool) -> str:
     return "choose another --out" if write else "give the folder of a study"
+
+
+def _repair(path: Path) -> str:
+    return f"run triaxis verify {path.parent} --repair, then run the study again"
+
+
+# what SQLite's error codes begin with -> the next move; a folder's name is filled in
+_MOVES: Mapping[str, str] = {
+    "SQLITE_CORRUPT": "run triaxis verify {folder} --repair, then run the study again",
+    "SQLITE_NOTADB": "{remedy}; if it was a store, run triaxis verify {folder} --repair",
+    "SQLITE_FULL": "rows already written are safe: free space, then run again",
+    "SQLITE_IOERR": "rows already written are safe: free space, then run again",
+    "SQLITE_READONLY": "copy {folder} to where you may write, or choose another --out",
+    "SQLITE_CANTOPEN": "{remedy}; if {folder} cannot be written, copy it to where you may write",
+    "SQLITE_BUSY": "another program has it open: wait for it, then run again",
+}
+
+
+def _said(e: Exception, what: str, path: Path, remedy: str) -> str:
+    """What SQLite says, and the next move: "FILE: could not write (disk full); free space, then run again"."""
+    name = "SQLITE_CORRUPT" if isinstance(e, UnicodeDecodeError) else str(getattr(e, "sqlite_errorname", ""))
+    move = next((m for code, m in _MOVES.items() if name.startswith(code)), "{remedy}")
+    return f"{path}: {what} ({e}); {move.format(folder=path.parent, remedy=remedy)}"
+
+
+def _migrated(db: sqlite3.Connection, schema: str) -> sqlite3.Connection:
+    """A copy of an older store in a temporary file of SQLite's own, migrated; gone when it is closed."""
+    copy = sqlite3.connect("", isolation_level=None)
+    copy.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+    copy.execute("PRAGMA trusted_schema=OFF")
+    db.backup(copy)
+    migrate(copy, schema)
+    copy.execute("PRAGMA query_only=ON")
+    return copy
 
 
 def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
