@@ -53,7 +53,7 @@ SMALL = Distil(recipe=QUICK, items=16, n=6, k=3, blocks=(2,), label="gold", regi
 
 @pytest.fixture
 def bench(tiny: Executor, tmp_path: Path) -> Bench:
-    return Bench(tiny, gradeschool(), tmp_path / "rows.sqlite")
+    return Bench(tiny, gradeschool(), tmp_path / "rows")
 
 
 # ---------------------------------------------------------------- buckets

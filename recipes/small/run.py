@@ -250,9 +250,7 @@ def distil(a: argparse.Namespace, clock: Clock) -> None:
         recipe=recipe(a, "consensus"), items=a.items or 2 * a.size.distil, n=a.n or a.size.distil, k=a.size.k,
         seeds=SEEDS, blocks=(1, 4), regime="auto",
     )  # fmt: skip
-    bench = Bench(
-        load_executor(executor(a), device=a.device), load_task(evaluated(a)["level"]), out / "rows" / "rows.sqlite"
-    )
+    bench = Bench(load_executor(executor(a), device=a.device), load_task(evaluated(a)["level"]), out / "rows")
     found = run(bench, d, out / "vote", clock)
     distilled.write(found, out, "vote")
     if "refused" in found:

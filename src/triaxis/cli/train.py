@@ -155,7 +155,7 @@ def distill(
         recipe=recipe_of("consensus", executor, setting), regime=regime, label=label, items=items, n=n, k=k,
         blocks=numbers(blocks), seeds=numbers(seeds),
     )  # fmt: skip
-    bench = Bench(load_executor(executor, device=device), load_task(task), out / "rows.sqlite")
+    bench = Bench(load_executor(executor, device=device), load_task(task), out / "rows")
     with Bar() as bar:
         if diagnose:
             found = explain(bench, wanted, out, factors=names(factors), note=bar)

@@ -16,6 +16,7 @@ from triaxis.jobs import Progress, silent
 from triaxis.limits import parse_json, read_text
 from triaxis.report import repair
 from triaxis.report.study import Study
+from triaxis.store import Store
 
 if TYPE_CHECKING:
     from triaxis.sampling.executor import Executor
@@ -49,6 +50,7 @@ def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, A
     for seed in r.seeds:
         train(r, out, seed, progress)
     for folder, study in studies(r, out).items():
+        lend(out / "before", folder)
         study.run(folder, progress)
     return compare(r, out)
 
@@ -56,18 +58,32 @@ def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, A
 def prepare(r: Repair, out: Path) -> None:
     """Make the plans of the training items, which all seeds and kinds share."""
     executor = _executor(r)
-    for kind in _kinds(r):
+    for kind in kinds(r):
         _material(r, kind, executor, out / "plans")
 
 
 def train(r: Repair, out: Path, seed: int, progress: Progress = silent) -> None:
     """The adapters of one training seed, with its control. Seeds may be trained side by side after `prepare`."""
-    executor, plans = _executor(r), out / f"plans-s{seed}"
+    for kind in kinds(r):
+        train_one(r, kind, out, seed, progress)
+
+
+def train_one(r: Repair, kind: str, out: Path, seed: int, progress: Progress = silent) -> Path:
+    """One adapter or its control, as its folder. Kinds and seeds may be trained side by side after `prepare`."""
+    executor, plans = _executor(r), out / f"plans-s{seed}" / kind
     if not plans.exists():  # a store has one writer at a time
         shutil.copytree(out / "plans", plans)
-    for kind in _kinds(r):
-        made = _material(r, kind, executor, plans)
-        _train(executor, replace(r.recipe, seed=seed), made, out / "adapters" / f"{kind}-s{seed}", progress)
+    folder = out / "adapters" / f"{kind}-s{seed}"
+    _train(executor, replace(r.recipe, seed=seed), _material(r, kind, executor, plans), folder, progress)
+    return folder
+
+
+def lend(before: Path, folder: Path) -> None:
+    """Give a study the plans that another has made: its planners' plans are the same, and cost most of the time."""
+    if (folder / "rows.sqlite").exists() or not (before / "rows.sqlite").is_file():
+        return
+    with Store(before / "rows.sqlite", write=False) as made, Store(folder / "rows.sqlite", write=True) as mine:
+        mine.append(made.plans().values())
 
 
 def studies(r: Repair, out: Path, seeds: tuple[int, ...] | None = None, before: bool = True) -> dict[Path, Study]:
@@ -77,15 +93,18 @@ def studies(r: Repair, out: Path, seeds: tuple[int, ...] | None = None, before: 
         conditions=r.conditions,
     )  # fmt: skip
     found = {out / "before": study} if before else {}
-    for kind in _kinds(r):
+    for kind in kinds(r):
         for s in r.seeds if seeds is None else seeds:
             name = f"{kind}-s{s}"
             found[out / "studies" / name] = replace(study, adapter=str(out / "adapters" / name))
     return found
 
 
-def compare(r: Repair, out: Path) -> dict[str, Any]:
-    """The comparison of finished studies. Needs no model and no weights: summaries, rows and the adapters' cards."""
+def compare(r: Repair, out: Path, name: str = "repair") -> dict[str, Any]:
+    """The comparison of finished studies, also written as NAME.json and NAME.md.
+
+    Needs no model and no weights: summaries, rows and the adapters' cards.
+    """
 
     def arm(name: str, kind: str) -> repair.Arm:
         return repair.read_arm(name, [out / "studies" / f"{kind}-s{s}" for s in r.seeds])
@@ -96,11 +115,12 @@ def compare(r: Repair, out: Path) -> dict[str, Any]:
         arm("control", "plain") if r.control else None, card["seen"], r.margin,
     )  # fmt: skip
     found = {"kind": r.kind, "executor": r.executor, "task": r.task, "recipe": r.recipe.card(), **found}
-    repair.write(found, out)
+    repair.write(found, out, name)
     return found
 
 
-def _kinds(r: Repair) -> tuple[str, ...]:
+def kinds(r: Repair) -> tuple[str, ...]:
+    """What is trained: the repair, and its control."""
     return (r.kind, "plain") if r.control else (r.kind,)
 
 

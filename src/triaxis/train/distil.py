@@ -285,6 +285,14 @@ def train_consensus(
     return fitted, report
 
 
+def baselines(bench: Bench, d: Distil, regime: Regime, tests: Sequence[Item]) -> tuple[Sampled, Sampled, list[Sampled]]:
+    """What every adapter is compared with: greedy, the branches, and one pass at each other temperature."""
+    base = bench.executor.default_decode()
+    one = regime.decode(base)
+    heated = [bench.sample(tests, override(one, {"temperature": t})) for t in d.temperatures]
+    return bench.sample(tests, one), bench.sample(tests, regime.decode(base, branch=True), branches=d.k), heated
+
+
 def evaluate(
     bench: Bench, d: Distil, regime: Regime, adapters: Sequence[Path], tests: Sequence[Item]
 ) -> dict[str, Any]:
@@ -295,10 +303,10 @@ def evaluate(
     """
     base = bench.executor.default_decode()
     one, many = regime.decode(base), regime.decode(base, branch=True)
-    greedy, branches = bench.sample(tests, one), bench.sample(tests, many, branches=d.k)
+    greedy, branches, heated = baselines(bench, d, regime, tests)
     scores: dict[str, Floats] = {"greedy": greedy.score, "vote": majority(branches.ballots).score}
     scores["rerank"] = _reranked(branches)
-    scores["best-temperature"] = _best_temperature(bench, d, one, tests, greedy.score)
+    scores["best-temperature"] = _best_of([greedy.score, *(s.score for s in heated)])
     cost = {"greedy": greedy.forwards.mean(), "best-temperature": greedy.forwards.mean()}
     cost |= dict.fromkeys(("vote", "rerank"), branches.forwards.sum(1).mean())
     shift: dict[str, Any] = {}
@@ -328,12 +336,11 @@ def _reranked(s: Sampled) -> Floats:
     return np.asarray(verifier(b, scores=np.exp(s.confidence)).score, dtype=float)
 
 
-def _best_temperature(bench: Bench, d: Distil, one: Decode, tests: Sequence[Item], greedy: Floats) -> Floats:
+def _best_of(tried: Sequence[Floats]) -> Floats:
     """One pass at the best of the temperatures, chosen by cross-fitting on the other half of the items."""
-    tried = [greedy] + [bench.sample(tests, override(one, {"temperature": t})).score for t in d.temperatures]
     matrix = np.stack(tried)
-    half = np.arange(len(tests)) % 2 == 0
-    out = np.empty(len(tests))
+    half = np.arange(matrix.shape[1]) % 2 == 0
+    out = np.empty(matrix.shape[1])
     for mine in (half, ~half):
         out[mine] = matrix[int(matrix[:, ~mine].mean(1).argmax())][mine]
     return out

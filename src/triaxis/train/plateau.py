@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,7 @@ from triaxis.sampling.schedule import Decode
 from triaxis.train.distil import (
     MIXTURE,
     Distil,
+    Headroom,
     Regime,
     Sorted,
     agreement,
@@ -228,21 +230,32 @@ def diagnose(
 
     Refused as distillation is, where the regime has no headroom: nothing can be told from a target that is not there.
     """
-    chosen = design(factors)
-    items, tests = bench.task.items(d.items, split="train", seed=0), bench.task.items(d.n, seed=0)
-    regime, tried = find_regime(bench, d, items)
-    found: dict[str, Any] = {"label": d.label, "headroom": [h.as_dict() for h in tried], "factors": chosen}
-    if regime is None:
-        return {**found, "refused": refusal(tried)}
-    base = bench.executor.default_decode()
-    one, many = regime.decode(base), regime.decode(base, branch=True)
-    rows, report = _mixture(bench, d, regime, items)
-    cells = _cells(bench, d, chosen, one, items, rows, tests, out, note)
-    greedy, branches = bench.sample(tests, one), bench.sample(tests, many, branches=d.k)
+    f = lay_out(bench, d, out, factors)
+    if isinstance(f, dict):
+        return f
+    many = f.regime.decode(bench.executor.default_decode(), branch=True)
+    cells = f.trained(note)
+    greedy, branches = bench.sample(f.tests, f.one), bench.sample(f.tests, many, branches=d.k)
     target = (majority if d.label == "vote" else oracle_vote)(branches.ballots).score
-    known = decided(bench, tests[:probes], one)
-    return {**found, "regime": regime.name, "data": report, "n": len(tests), "seeds": list(d.seeds),
-            **_read(bench, chosen, cells, greedy, target, known, one, tests[:8])}  # fmt: skip
+    known = decided(bench, f.tests[:probes], f.one)
+    found = _told(d, f.chosen, f.tried)
+    return {**found, "regime": f.regime.name, "data": f.report, "n": len(f.tests), "seeds": list(d.seeds),
+            **_read(bench, f.chosen, cells, greedy, target, known, f.one, f.tests[:8])}  # fmt: skip
+
+
+def lay_out(bench: Bench, d: Distil, out: Path, factors: Sequence[str] = tuple(FACTORS)) -> Factorial | dict[str, Any]:
+    """The factorial before anything is trained; where the regime has no headroom, the refusal as plain data."""
+    chosen = design(factors)
+    items = bench.task.items(d.items, split="train", seed=0)
+    regime, tried = find_regime(bench, d, items)
+    if regime is None:
+        return {**_told(d, chosen, tried), "refused": refusal(tried)}
+    rows, report = _mixture(bench, d, regime, items)
+    return Factorial(bench, d, chosen, out, regime, rows, report, tried)
+
+
+def _told(d: Distil, chosen: Mapping[str, tuple[str, str]], tried: Sequence[Headroom]) -> dict[str, Any]:
+    return {"label": d.label, "headroom": [h.as_dict() for h in tried], "factors": chosen}
 
 
 def _mixture(bench: Bench, d: Distil, regime: Regime, items: Sequence[Item]) -> tuple[list[Sorted], dict[str, Any]]:
@@ -253,28 +266,55 @@ def _mixture(bench: Bench, d: Distil, regime: Regime, items: Sequence[Item]) -> 
     return mix(rows), agreement(rows, greedy, branches)
 
 
-def _cells(
-    bench: Bench, d: Distil, chosen: Mapping[str, tuple[str, str]], one: Decode, items: Sequence[Item],
-    rows: Sequence[Sorted], tests: Sequence[Item], out: Path, note: Note | None,
-) -> dict[Cell, _Trained]:  # fmt: skip
-    """Train what differs in training, evaluate every cell; coverage is a matter of the schedule alone."""
-    cells: dict[Cell, _Trained] = {}
-    for cell in product(*chosen.values()):
-        level = dict(zip(chosen, cell, strict=True))
-        folders = []
-        for seed in d.seeds:
-            recipe = recipe_of(d.recipe, level, seed)
-            part = _fewer(rows, float(level.get("data", "1")))
-            data, held = consensus_data(bench, items, part, recipe)
-            name = "_".join(f"{k}-{v}" for k, v in level.items() if k != "coverage") or "one"
-            folder = out / "cells" / f"{name}_s{seed}"
-            card = {"kind": "consensus", "label": d.label, "cell": level}
-            fit(bench.executor, recipe, data, folder, held=held, card={**card, "cell": name}, note=note)
-            folders.append(folder)
-        when = level.get("coverage", "all")
-        said = tuple(bench.sample(tests, one, adapter=f"{f}@{when}") for f in folders)
-        cells[cell] = _Trained(level, said, tuple(folders))
-    return cells
+@dataclass(frozen=True, eq=False)
+class Factorial:
+    """A factorial with everything its cells share: the regime, the mixture, the items. Made by `lay_out`."""
+
+    bench: Bench
+    d: Distil
+    chosen: Mapping[str, tuple[str, str]]
+    out: Path
+    regime: Regime
+    rows: Sequence[Sorted]
+    report: Mapping[str, Any]
+    tried: Sequence[Headroom]
+
+    @property
+    def cells(self) -> list[dict[str, str]]:
+        """The level of every factor, by cell."""
+        return [dict(zip(self.chosen, cell, strict=True)) for cell in product(*self.chosen.values())]
+
+    @property
+    def one(self) -> Decode:
+        return self.regime.decode(self.bench.executor.default_decode())
+
+    @cached_property
+    def items(self) -> Sequence[Item]:
+        return self.bench.task.items(self.d.items, split="train", seed=0)
+
+    @cached_property
+    def tests(self) -> Sequence[Item]:
+        return self.bench.task.items(self.d.n, seed=0)
+
+    def cell(self, level: Mapping[str, str], seed: int, note: Note | None = None) -> tuple[Path, Sampled]:
+        """Train one cell with one seed and sample the tests; coverage is a matter of the schedule alone, so cells that
+        differ only in it share an adapter. Cells of other adapters may be made side by side."""
+        recipe = recipe_of(self.d.recipe, level, seed)
+        part = _fewer(self.rows, float(level.get("data", "1")))
+        data, held = consensus_data(self.bench, self.items, part, recipe)
+        name = "_".join(f"{k}-{v}" for k, v in level.items() if k != "coverage") or "one"
+        folder = self.out / "cells" / f"{name}_s{seed}"
+        card = {"kind": "consensus", "label": self.d.label, "cell": name}
+        fit(self.bench.executor, recipe, data, folder, held=held, card=card, note=note)
+        return folder, self.bench.sample(self.tests, self.one, adapter=f"{folder}@{level.get('coverage', 'all')}")
+
+    def trained(self, note: Note | None = None) -> dict[Cell, _Trained]:
+        """Every cell with every seed; what is there is not made again."""
+        made = {}
+        for level in self.cells:
+            done = [self.cell(level, seed, note) for seed in self.d.seeds]
+            made[tuple(level.values())] = _Trained(level, tuple(s for _, s in done), tuple(f for f, _ in done))
+        return made
 
 
 def _read(

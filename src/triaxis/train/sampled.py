@@ -1,8 +1,12 @@
-"""Completions of a task kept in a row store: sampled once, resumable, read back as arrays for pairing."""
+"""Completions of a task kept in row stores: sampled once, resumable, read back as arrays for pairing.
+
+A store has one writer at a time, so what is sampled under one protocol and one adapter schedule lies in a store of its
+own: processes that evaluate different adapters can share the folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +51,7 @@ class Sampled:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """An executor, a task and the store their completions are kept in."""
+    """An executor, a task and the folder their completions are kept in."""
 
     executor: Executor
     task: Task
@@ -57,21 +61,26 @@ class Bench:
         self, items: Sequence[Item], decode: Decode, *, branches: int = 1, seed: int = 0, adapter: str = ""
     ) -> Sampled:
         """Complete the bare question of each item `branches` times; what is stored is not sampled again."""
-        rows = self._rows(items, decode, branches, seed, adapter)
-        with Store(self.store, write=True) as store:
-            present = store.row_ids()
-            missing = [k for k, r in enumerate(rows) if r.id not in present]
-            if missing:
-                self._complete(store, [rows[k] for k in missing], items, decode, adapter)
-            held = {r.id: r for r in store.rows()}
-        done = [held[r.id] for r in rows]
-        return _arrange(self.task, done, items, branches)
+        spec = self._spec(decode, adapter)
+        rows = self._rows(spec, items, decode, branches, seed, adapter)
+        path = self.store / identity(spec) / "rows.sqlite"
+        held = _held(path)
+        missing = [r for r in rows if r.id not in held]
+        if missing:
+            with Store(path, write=True) as store:
+                self._complete(store, missing, items, decode, adapter)
+            held = _held(path)
+        return _arrange(self.task, [held[r.id] for r in rows], items, branches)
 
-    def _rows(self, items: Sequence[Item], decode: Decode, branches: int, seed: int, adapter: str) -> list[Row]:
-        spec = {
+    def _spec(self, decode: Decode, adapter: str) -> dict[str, object]:
+        return {
             "executor": self.executor.fingerprint, "engine": ENGINE, "task": self.task.revision,
             "decode": decode.card(), "adapter": Schedule.parse(adapter).card(),
         }  # fmt: skip
+
+    def _rows(
+        self, spec: Mapping[str, object], items: Sequence[Item], decode: Decode, branches: int, seed: int, adapter: str
+    ) -> list[Row]:
         name = adapter or "base"
         out = []
         for item in items:
@@ -97,6 +106,14 @@ class Bench:
 
         prompts = [executor.prompt_ids(question[r.item]) for r in unique]
         executor.complete(prompts, [stream_key(r.seed, r.item, r.branch) for r in unique], decode, keep)
+
+
+def _held(path: Path) -> dict[str, Row]:
+    """The rows of a store by id; none where it was not begun."""
+    if not path.is_file():
+        return {}
+    with Store(path, write=False) as store:
+        return {r.id: r for r in store.rows()}
 
 
 def _arrange(task: Task, rows: Sequence[Row], items: Sequence[Item], branches: int) -> Sampled:
