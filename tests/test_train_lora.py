@@ -347,18 +347,6 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[2600] == pytest.approx(r.rate / 2, rel=1e-2)
 
 
-def test_with_and_without_accelerate_it_is_the_same_training(
-    tiny: Executor, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("accelerate")
-    recipe = replace(SMALL, steps=3)
-    fit(tiny, recipe, data, tmp_path / "with")
-    monkeypatch.setattr(loop, "_runner", loop._Plain)
-    fit(tiny, recipe, data, tmp_path / "without")
-    one, two = weights(tmp_path / "with"), weights(tmp_path / "without")
-    assert all(torch.equal(one[k], two[k]) for k in one)
-
-
 SHARED = """
 import sys
 from dataclasses import replace
@@ -369,21 +357,57 @@ import triaxis
 from tests.test_train_lora import SMALL, dataset
 from triaxis.train.fit import fit
 tiny = triaxis.load_executor("tiny", device="cpu")
-fit(tiny, replace(SMALL, steps=3, dropout=0.0, accumulate=2), dataset(tiny), Path(sys.argv[1]))
+out, parts, sharded, recompute = sys.argv[1:]
+recipe = replace(SMALL, steps=3, accumulate=int(parts), recompute=recompute == "True")
+fit(tiny, recipe, dataset(tiny), Path(out), held=dataset(tiny, 6, start=40), sharded=sharded == "True")
 """
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def shared(script: Path, out: Path, launch: list[str], parts: int, sharded: bool = False, again: bool = False) -> None:
+    """Three steps in processes that `launch` starts."""
+    script.write_text(SHARED)
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    given = [str(out), str(parts), str(sharded), str(again)]
+    done = subprocess.run([*launch, str(script), *given], env=environment, timeout=180, cwd=root)
+    assert done.returncode == 0
 
 
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
+    """One process computes in two parts what two compute in one each: the same rows, masks and dropout."""
     script = tmp_path / "shared.py"
-    script.write_text(SHARED)
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command, name in (([sys.executable], "one"), (launch, "two")):
-        done = subprocess.run([*command, str(script), str(tmp_path / name)], env=environment, timeout=180, cwd=root)
-        assert done.returncode == 0
+    shared(script, tmp_path / "one", [sys.executable], 2)
+    shared(script, tmp_path / "two", TWO, 1)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert all(torch.allclose(one[k], two[k], atol=1e-4) for k in one)
+    assert all(torch.equal(one[k], two[k]) for k in one)
     assert any(t.abs().max() > 1e-3 for k, t in two.items() if k.endswith(".b"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [False, True])
+def test_frozen_weights_in_parts_train_the_same_adapter(tmp_path: Path, again: bool) -> None:
+    script = tmp_path / "shared.py"
+    shared(script, tmp_path / "one", [sys.executable], 2, again=again)
+    shared(script, tmp_path / "two", TWO, 1, sharded=True, again=again)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sharded", "message"),
+    [({"accumulate": 4}, True, "needs several processes"), ({"batch": 6, "accumulate": 2}, False, "")],
+)
+def test_what_cannot_be_split_is_refused(
+    tiny: Executor, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
+    sharded: bool, message: str,
+) -> None:  # fmt: skip
+    class Four(loop.Alone):
+        processes = 4
+
+    if not message:
+        monkeypatch.setattr(loop, "runner_on", Four)
+        message = r"batch=6 does not split into 8 equal parts \(accumulate=2, processes=4\)"
+    with pytest.raises(UserError, match=message):
+        fit(tiny, replace(SMALL, **changes), data, tmp_path, sharded=sharded)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from triaxis.errors import UserError
+from triaxis.train.loss import sent
 
 if TYPE_CHECKING:
     from triaxis.conditions import Prompt
@@ -121,13 +122,21 @@ class Batch(NamedTuple):
     """Padded rows. ids: (B, L) with the true response in place. where: (B, R) columns of the response."""
 
     ids: Tensor
-    valid: Tensor  # (B, L) bool
+    valid: Tensor | None  # (B, L) bool; None: all rows are of one length
     where: Tensor
     targets: Tensor
     span: Tensor  # (B, R) bool, what may be scored
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(t.to(device) for t in self))
+        return Batch(*(None if t is None else sent(t, device) for t in self))  # type: ignore[arg-type]
+
+    def rows(self, index: Tensor) -> Batch:
+        """Some of the rows, no wider than they need."""
+        assert self.valid is not None
+        valid = self.valid[index]
+        valid = valid[:, : int(valid.sum(1).max())]
+        whole = None if bool(valid.all()) else valid
+        return Batch(self.ids[index, : valid.shape[1]], whole, *(t[index] for t in self[2:]))  # type: ignore[misc]
 
 
 def collate(data: Dataset, rows: Sequence[int]) -> Batch:

@@ -1,12 +1,13 @@
-"""One training loop for every adapter: LoRA layers beside a frozen executor, the masked-diffusion loss, accelerate.
+"""One training loop for every adapter: LoRA layers beside a frozen executor, the masked-diffusion loss, all processes.
 
 The layers are ours, not peft's, and are saved in peft's format: the network that is trained is then the one that
-decodes (no second definition of the update to agree with), and training needs no peft. Devices, several processes and
-the backward pass go through accelerate where it is installed, and plainly on one device where it is not.
+decodes (no second definition of the update to agree with), and training needs no peft. Several processes are started by
+`accelerate launch` or `torchrun` and share a step (`train/runners.py`).
 
-Batches, masks and dropout are drawn from (seed, step), never from a state, so a killed run goes on to the same weights
-as one that was never stopped. What is written is replaced in one move, so a full disk or a NaN leaves the last
-checkpoint whole. Source: LLaDA (arXiv:2502.09992) for the loss, arXiv:2106.09685 for LoRA.
+Batches and masks are drawn from (seed, step) and dropout from (seed, step, part), never from a state, so a killed run
+goes on to the same weights as one that was never stopped, and a step of `accumulate` parts is the same step whichever
+processes compute them. What is written is replaced in one move, so a full disk or a NaN leaves the last checkpoint
+whole. Source: LLaDA (arXiv:2502.09992) for the loss, arXiv:2106.09685 for LoRA.
 """
 
 from __future__ import annotations
@@ -15,12 +16,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +32,9 @@ from triaxis.models.targets import choose, coverage
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.noise import stream_key
 from triaxis.train.data import Batch, Dataset, collate
-from triaxis.train.loss import Masking, Masks, mask_batch, scored_loss
+from triaxis.train.loss import Masking, Scored, mask_batch, scored_loss
 from triaxis.train.recipes import Recipe
+from triaxis.train.runners import Alone, runner_on, shard, way_of_running
 
 LOG_EVERY = 10
 Probe = Callable[[Executor, int], Mapping[str, float]]  # measures the executor as trained so far, at a step
@@ -56,24 +55,25 @@ class LoraTrained(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
-        dropped = F.dropout(x, self.dropout, self.training)
-        return y + F.linear(F.linear(dropped, self.a.to(x.dtype)), self.b.to(x.dtype) * self.scale)
+        low = F.linear(F.dropout(x, self.dropout, self.training), self.a.to(x.dtype))
+        up = (self.b * self.scale).to(x.dtype).T
+        # added where the product is made: the wide result is not written once more
+        return torch.addmm(y.flatten(0, -2), low.flatten(0, -2), up).view(y.shape)
 
 
 class Objective(nn.Module):
-    """The network and its loss as one module, so that several processes share gradients through its forward."""
+    """The network and its loss as one module: what is called as a whole where weights are held in parts."""
 
     def __init__(self, network: nn.Module, mask_id: int) -> None:
         super().__init__()
         self.network, self.mask_id = network, mask_id
 
-    def forward(self, b: Batch, m: Masks) -> Tensor:
+    def forward(self, b: Batch, s: Scored) -> Tensor:
         """Weighted sum of the scored tokens' cross-entropies."""
-        noisy = b.ids.scatter(1, b.where, torch.where(m.hidden, self.mask_id, b.targets))
+        noisy = b.ids.scatter(1, b.where, torch.where(s.hidden, self.mask_id, b.targets))
         states = self.network.hidden(noisy, b.valid, b.where)  # type: ignore[operator]
-        scored = m.weights > 0
-        logits = self.network.head(states[scored])  # type: ignore[operator]
-        return scored_loss(logits, b.targets[scored], m.weights[scored])
+        logits = self.network.head(states.flatten(0, 1).index_select(0, s.spots))  # type: ignore[operator]
+        return scored_loss(logits, b.targets.flatten()[s.spots], s.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,62 +99,6 @@ class _Progress:
     kept: dict[str, Tensor] = field(default_factory=dict)  # the best adapter so far
 
 
-# ---------------------------------------------------------------- what runs the steps
-
-
-class _Plain:
-    """One process, one device."""
-
-    main, processes, index = True, 1, 0
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def prepare(self, *given: Any) -> Any:
-        return given
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def parts(self, objective: nn.Module, last: bool) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def total(self, value: Tensor) -> Tensor:
-        return value
-
-
-class _Accelerated(_Plain):
-    """accelerate: several processes share the gradients of one step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.inner: Any = import_module("accelerate").Accelerator(cpu=device.type == "cpu")
-        self.main, self.processes = self.inner.is_main_process, self.inner.num_processes
-        self.index, self.device = self.inner.process_index, self.inner.device
-
-    def prepare(self, *given: Any) -> Any:
-        return self.inner.prepare(*given, device_placement=[False] * len(given))  # the weights are where they belong
-
-    def backward(self, loss: Tensor) -> None:
-        self.inner.backward(loss)
-
-    def parts(self, objective: nn.Module, last: bool) -> AbstractContextManager[object]:
-        return nullcontext() if last else self.inner.no_sync(objective)
-
-    def total(self, value: Tensor) -> Tensor:
-        return cast(Tensor, self.inner.reduce(value, "sum"))
-
-
-def _runner(device: torch.device) -> _Plain:
-    from importlib.util import find_spec
-    from os import environ
-
-    if find_spec("accelerate") is not None:
-        return _Accelerated(device)
-    if int(environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("several processes need accelerate; pip install 'triaxis[train]'")
-    return _Plain(device)
-
-
 # ---------------------------------------------------------------- the network that is trained
 
 
@@ -169,19 +113,9 @@ def attach(executor: Executor, recipe: Recipe) -> tuple[Executor, dict[str, Lora
         generator = torch.Generator().manual_seed(stream_key("lora", recipe.seed, name))
         layers[name] = LoraTrained(base, recipe.rank, recipe.alpha, recipe.dropout, generator)
         swap(network, name, layers[name])
-    if recipe.recompute:
-        _recompute(network)
+    network.run_layer = way_of_running(recipe.compiled, recipe.recompute)
     checkpoint = replace(executor.checkpoint, network=network)  # type: ignore[arg-type]
     return replace(executor, checkpoint=checkpoint, adapters=None, schedule=""), layers
-
-
-def _recompute(network: nn.Module) -> None:
-    from torch.utils.checkpoint import checkpoint
-
-    for module in network.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 # ---------------------------------------------------------------- the loop
@@ -200,7 +134,7 @@ class _Fit:
     out: Path
     card: Mapping[str, Any]
     probe: Probe | None
-    runner: _Plain
+    runner: Alone
     masking: Masking
 
     @property
@@ -220,55 +154,70 @@ class _Fit:
 
 def fit(
     executor: Executor, recipe: Recipe, data: Dataset, out: Path, *, held: Dataset | None = None,
-    card: Mapping[str, Any] | None = None, probe: Probe | None = None, note: Note | None = None,
+    card: Mapping[str, Any] | None = None, probe: Probe | None = None, note: Note | None = None, sharded: bool = False,
 ) -> Fitted:  # fmt: skip
     """Train one adapter into `out` (peft's files, card.json, log.jsonl, checkpoint.safetensors), or go on with it.
 
     held: rows whose loss is taken under fixed masks every `recipe.every` steps; the adapter with the least is kept.
     probe: measures the executor then; a value "alarm" above 0 stops the run as collapsed. UserError for a checkpoint of
     other training, a loss that is not a number, a full disk: what was written before is whole.
+    sharded: each of several processes holds a part of the frozen weights. `executor` gives its weights up for it and
+    cannot decode afterwards; so there can be no probe.
     """
     trained, layers = attach(executor, recipe)
-    weights = next(executor.checkpoint.network.parameters())
+    runner = runner_on(next(executor.checkpoint.network.parameters()).device)
+    _check_split(recipe, runner, sharded, probe)
     masking = Masking(
         low=recipe.low, high=recipe.high, weight=recipe.weight, draw=recipe.draw,  # type: ignore[arg-type]
         block_share=recipe.block_share, block=data.block,
     )  # fmt: skip
-    run = _Fit(trained, executor, layers, recipe, data, held, out, card or {}, probe, _runner(weights.device), masking)
+    run = _Fit(trained, executor, layers, recipe, data, held, out, card or {}, probe, runner, masking)
     optimiser = torch.optim.AdamW(
         run.weights.values(), lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.decay, foreach=True
     )
     at = _restore(run, optimiser)
     if not at.stopped:
         with torch.enable_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            _train(run, optimiser, at, note or (lambda *_: None))
+            objective = Objective(run.executor.checkpoint.network, run.data.mask)
+            if sharded:
+                base = executor.checkpoint.network
+                shard(objective, run.executor.checkpoint.network, base, list(run.weights.values()))
+            _train(run, objective, optimiser, at, note or (lambda *_: None))
     return _finish(run, at)
 
 
-def _train(run: _Fit, optimiser: torch.optim.Optimizer, at: _Progress, note: Note) -> None:
-    objective = Objective(run.executor.checkpoint.network, run.data.mask)
-    shared, stepper = run.runner.prepare(objective, optimiser)
+def _check_split(recipe: Recipe, runner: Alone, sharded: bool, probe: Probe | None) -> None:
+    parts = recipe.accumulate * runner.processes
+    if recipe.batch % parts:
+        raise UserError(
+            f"training batch={recipe.batch} does not split into {parts} equal parts (accumulate={recipe.accumulate}, "
+            f"processes={runner.processes}); choose a multiple"
+        )
+    if sharded and runner.processes == 1:
+        raise UserError("sharded training needs several processes; start it with accelerate launch or torchrun")
+    if sharded and probe is not None:
+        raise UserError("sharded training cannot decode on the way; give no probe")
+
+
+def _train(run: _Fit, objective: Objective, optimiser: torch.optim.Optimizer, at: _Progress, note: Note) -> None:
     sums, began = torch.zeros((), device=run.runner.device), time.monotonic()
     if at.step == 0:
-        _evaluate(run, at)
+        _evaluate(run, objective, at)
     for step, rows in _batches(run.data, run.recipe, at.step):
         for group in optimiser.param_groups:
             group["lr"] = run.recipe.learning_rate(step)
-        sums += _step(run, shared, stepper, step, rows)
+        sums += _step(run, objective, optimiser, step, rows)
         at.step = step + 1
         ends = at.step == run.recipe.steps
         if at.step % LOG_EVERY == 0 or ends or at.step % run.recipe.every == 0:
-            since = at.step % LOG_EVERY or LOG_EVERY
-            _check_loss(run, float(sums) / since, at.step)
+            loss = float(sums) / (at.step % LOG_EVERY or LOG_EVERY)  # waits for the device
+            _check_loss(run, loss, at.step)
             seconds = round(time.monotonic() - began, 2)
-            _log(
-                run,
-                {"step": at.step, "loss": round(float(sums) / since, 5), "seconds": seconds},
-            )
+            _log(run, {"step": at.step, "loss": round(loss, 5), "seconds": seconds})
             sums.zero_()
             note("training", at.step, run.recipe.steps)
         if at.step % run.recipe.every == 0 or ends:
-            _evaluate(run, at)
+            _evaluate(run, objective, at)
             at.stopped = at.stopped or ("steps" if ends else "")
             _save(run, optimiser, at)
             if at.stopped:
@@ -287,28 +236,24 @@ def _batches(data: Dataset, recipe: Recipe, start: int) -> Iterator[tuple[int, l
         yield step, order[place].tolist()
 
 
-def _step(run: _Fit, objective: Any, optimiser: Any, step: int, rows: list[int]) -> Tensor:
-    """One optimiser step; the mean loss of its batch. Masks are drawn for the whole batch, whoever computes a part."""
+def _step(run: _Fit, objective: Objective, optimiser: torch.optim.Optimizer, step: int, rows: list[int]) -> Tensor:
+    """One optimiser step; the mean loss of its batch.
+
+    Masks are drawn for the whole batch, dropout by part, whoever computes it: part k of n takes every n-th row from k.
+    """
     r, runner = run.recipe, run.runner
-    key = stream_key("train", r.seed, step)
     batch = collate(run.data, rows)
-    masks = mask_batch(batch.span, run.masking, torch.Generator().manual_seed(key))
-    mine = list(range(runner.index, len(rows), runner.processes))
-    size = math.ceil(len(mine) / r.accumulate)
-    parts = [mine[k : k + size] for k in range(0, len(mine), size)]
+    masks = mask_batch(batch.span, run.masking, torch.Generator().manual_seed(stream_key("train", r.seed, step)))
     objective.train()
-    torch.manual_seed(stream_key("dropout", r.seed, step, runner.index))
     done = torch.zeros((), device=runner.device)
-    for k, part in enumerate(parts):
-        index = torch.tensor(part)
-        width = int(batch.valid[index].sum(1).max())
-        b = Batch(*(t[index] for t in batch))
-        b = b._replace(ids=b.ids[:, :width], valid=b.valid[:, :width]).to(runner.device)
-        m = Masks(masks.hidden[index].to(runner.device), masks.weights[index].to(runner.device), masks.total)
-        with runner.parts(objective, last=k + 1 == len(parts)):
-            loss = objective(b, m) / masks.total.to(runner.device)
-            runner.backward(loss * runner.processes)  # processes average their gradients; the loss is a sum
+    parts = r.accumulate * runner.processes
+    for k in range(runner.index, parts, runner.processes):
+        index = torch.arange(k, len(rows), parts)
+        torch.manual_seed(stream_key("dropout", r.seed, step, k))
+        loss = objective(batch.rows(index).to(runner.device), masks.rows(index).to(runner.device)) / float(masks.total)
+        loss.backward()  # type: ignore[no-untyped-call]
         done += loss.detach()
+    runner.share(run.weights.values())
     nn.utils.clip_grad_norm_(run.weights.values(), r.clip)
     optimiser.step()
     optimiser.zero_grad()
@@ -328,28 +273,34 @@ def _check_loss(run: _Fit, loss: float, step: int) -> None:
 # ---------------------------------------------------------------- measuring on the way
 
 
-@torch.inference_mode()
 def held_loss(network: nn.Module, data: Dataset, masking: Masking, *, seed: int = 0, draws: int = 2) -> float:
     """Mean loss on rows kept out of training, under masks that depend on (seed, draw) and nothing else."""
     device = next(network.parameters()).device
-    objective = Objective(network, data.mask).eval()
+    return _mean_loss(Objective(network, data.mask).eval(), device, data, masking, seed, draws)
+
+
+@torch.no_grad()
+def _mean_loss(
+    objective: Objective, device: torch.device, data: Dataset, masking: Masking, seed: int = 0, draws: int = 2
+) -> float:
     total, count = torch.zeros((), device=device), 0.0
     for draw in range(draws):
         for start in range(0, len(data), 32):
             batch = collate(data, range(start, min(start + 32, len(data))))
             g = torch.Generator().manual_seed(stream_key("held", seed, draw, start))
             masks = mask_batch(batch.span, masking, g)
-            total += objective(batch.to(device), Masks(masks.hidden.to(device), masks.weights.to(device), masks.total))
+            everyone = torch.arange(len(batch.ids))
+            total += objective(batch.rows(everyone).to(device), masks.rows(everyone).to(device))
             count += float(masks.total)
     return float(total) / count
 
 
-def _evaluate(run: _Fit, at: _Progress) -> None:
-    """Measure on held-out rows, keep the best adapter, decide whether to stop."""
-    network = run.executor.checkpoint.network.eval()
+def _evaluate(run: _Fit, objective: Objective, at: _Progress) -> None:
+    """Measure on held-out rows, keep the best adapter, decide whether to stop. All processes decide the same."""
+    objective.eval()
     line: dict[str, Any] = {"step": at.step}
     if run.held is not None:
-        loss = held_loss(network, run.held, run.masking)
+        loss = _agreed(run.runner, _mean_loss(objective, run.runner.device, run.held, run.masking))
         _check_loss(run, loss, at.step)
         line["held_loss"] = round(loss, 5)
         if at.step == 0:
@@ -364,10 +315,15 @@ def _evaluate(run: _Fit, at: _Progress) -> None:
     if run.probe is not None:
         found = run.probe(run.executor, at.step)
         line |= {k: round(float(v), 4) for k, v in found.items()}
-        if found.get("alarm", 0) > 0 and at.step:
+        if _agreed(run.runner, found.get("alarm", 0)) > 0 and at.step:
             at.stopped = "collapse"
     if len(line) > 1:
         _log(run, line)
+
+
+def _agreed(runner: Alone, value: float) -> float:
+    """The mean over the processes, the same in each."""
+    return float(runner.total(torch.tensor(float(value), dtype=torch.float64, device=runner.device))) / runner.processes
 
 
 def _log(run: _Fit, line: Mapping[str, Any]) -> None:
@@ -465,6 +421,7 @@ def _finish(run: _Fit, at: _Progress) -> Fitted:
     }  # fmt: skip
     if run.runner.main:
         save_adapter(run.out, pairs, config, card)
+    run.runner.wait()  # what the others read is written
     log = run.out / "log.jsonl"
     lines = [parse_json(line) for line in read_text(log, "log").splitlines()] if log.exists() else []
     return Fitted(run.out, at.best_step if at.kept else at.step, at.stopped, at.best, lines)

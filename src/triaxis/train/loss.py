@@ -97,6 +97,28 @@ class Masks(NamedTuple):
     weights: Tensor
     total: Tensor
 
+    def rows(self, index: Tensor) -> Scored:
+        """Those of some rows, ready for the loss. Found on the CPU, so that a GPU's host never waits for a count."""
+        weights = self.weights[index].flatten()
+        spots = weights.nonzero().flatten()
+        return Scored(self.hidden[index], spots, weights[spots])
+
+
+class Scored(NamedTuple):
+    """What is hidden, (B, R) bool, and of the N scored tokens the places in the flattened (B, R) and the weights."""
+
+    hidden: Tensor
+    spots: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> Scored:
+        return Scored(*(sent(t, device) for t in self))
+
+
+def sent(t: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`; on its way to a GPU nobody waits for it."""
+    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
+
 
 def levels(rows: int, m: Masking, generator: torch.Generator) -> Tensor:
     """The masking probability of each row, (B,)."""
