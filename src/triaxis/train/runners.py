@@ -1,0 +1,146 @@
+"""Who computes a training step: one process, or several that `accelerate launch` or `torchrun` started.
+
+Only the adapter is trained, so a step's gradients are small (84 MB for rank 8 on all of LLaDA-8B) and are summed in one
+go at its end. The frozen weights are held whole by every process, or, with `sharded`, in equal parts (torch's
+`fully_shard`), gathered layer by layer as they are needed. Knows nothing of data or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+from os import environ
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from triaxis.models.parts import Canvas, Decoder, Layer, RunLayer
+from triaxis.sampling.graphs import VERSIONS, Compiled
+
+PATIENCE = timedelta(hours=12)  # how long a process waits for another one, which may be sampling
+
+
+class Alone:
+    """One process. `device`: where it computes."""
+
+    main, processes, index = True, 1, 0
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def share(self, weights: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over the processes."""
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a value over the processes."""
+        return value
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+
+
+class Together(Alone):
+    """One of several processes. Each computes parts of a step and takes the same optimiser step."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        self.processes, self.index = dist.get_world_size(), dist.get_rank()
+        self.main = self.index == 0
+
+    def share(self, weights: Iterable[nn.Parameter]) -> None:
+        given = [p.grad for p in weights if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in given])
+        dist.all_reduce(flat)
+        for g, part in zip(given, torch.split(flat, [g.numel() for g in given]), strict=True):
+            g.copy_(part.view_as(g))
+
+    def total(self, value: Tensor) -> Tensor:
+        dist.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        dist.barrier(device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
+
+
+def started() -> int:
+    """How many processes were started together, this one included."""
+    return int(environ.get("WORLD_SIZE", "1"))
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process: with several, each has a GPU of its own."""
+    if device.type == "cuda" and started() > 1:
+        return torch.device("cuda", int(environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+def runner_on(device: torch.device) -> Alone:
+    """The runner of this process."""
+    return Together(device) if started() > 1 else Alone(device)
+
+
+# ---------------------------------------------------------------- how a layer is run
+
+
+def way_of_running(compiled: bool, recompute: bool) -> RunLayer:
+    """Layers as written, or compiled; with `recompute` the backward pass computes them again from their input."""
+    run: RunLayer = _written
+    if compiled:
+        from torch import _dynamo
+
+        _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, VERSIONS)
+        run = Compiled(_written, "the layers")
+    return partial(_again, run) if recompute else run
+
+
+def _written(
+    layer: Layer, x: Tensor, canvas: Canvas, select: Tensor | None, kept: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    return type(layer).forward(layer, x, canvas, select, kept)  # not layer.forward: `shard` puts this in its place
+
+
+def _again(run: RunLayer, layer: Layer, x: Tensor, *given: object) -> Tensor:
+    if not torch.is_grad_enabled():
+        return run(layer, x, *given)  # type: ignore[arg-type]
+    out: Tensor = checkpoint(run, layer, x, *given, use_reentrant=False)
+    return out
+
+
+# ---------------------------------------------------------------- frozen weights in parts
+
+
+def shard(objective: nn.Module, network: Decoder, base: Decoder, trained: Sequence[nn.Parameter]) -> None:
+    """Leave every process its part of the frozen weights of `network`; `trained` stays whole.
+
+    `base`, the network it shares its weights with, gives them up layer by layer and cannot be used any more: this is
+    what makes room. The objective is called as a whole from now on; embedding and head are gathered by it.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    device = trained[0].device
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    whole, run = set(trained), network.run_layer
+    for mine, its in zip(network.layers(), base.layers(), strict=True):
+        mine.unfuse()
+        its.unfuse()
+        fully_shard(mine, mesh=mesh, ignored_params=whole)
+        mine.forward = partial(run, mine)  # type: ignore[method-assign]
+        _give_up(its)
+    network.run_layer = Layer.__call__  # its hooks gather the weights
+    fully_shard(objective, mesh=mesh, ignored_params=whole)
+    _give_up(base)
+
+
+def _give_up(module: nn.Module) -> None:
+    for part in module.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None:
+                part._parameters[name] = nn.Parameter(weight.to("meta"), requires_grad=False)
