@@ -36,7 +36,7 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("models",),
     ("estimate",),
     ("registry",),
-    ("store", "protocol", "migrations", "checksums", "cost", "limits", "errors", "version"),
+    ("store", "exchange", "protocol", "migrations", "checksums", "cost", "limits", "errors", "version"),
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(HOME.rglob("*.py"))

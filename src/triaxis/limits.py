@@ -41,7 +41,8 @@ MOST: Final = {
 DEPTH: Final = 64  # brackets within brackets, in JSON, TOML and YAML
 NODES: Final = 200_000  # of a YAML document
 MEMBERS: Final = 100_000  # of an archive
-HEADER: Final = 64 * MIB  # of a safetensors file: a hundred bytes a tensor
+HEADER: Final = 64 * MIB  # of a safetensors file: a hundred bytes a tensor; of a Parquet file: its footer
+GROUP: Final = 4096 * MIB  # of a Parquet file: one row group, unpacked
 
 
 def _over(path: Path | str, what: str) -> UserError:
@@ -227,6 +228,42 @@ def open_safetensors(path: Path) -> Iterator[Any]:
             yield opened
     except SafetensorError as e:
         raise ValueError(" ".join(str(e).split())) from None
+
+
+def open_parquet(path: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`, once its footer is within HEADER and no row group over GROUP bytes.
+
+    OSError where it cannot be read, ValueError where it is no Parquet file, UserError over a limit or without pyarrow.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError("Parquet needs the package pyarrow: pip install 'triaxis[parquet]'") from None
+    with path.open("rb") as f:
+        f.seek(max(0, f.seek(0, io.SEEK_END) - 8))
+        length, mark = struct.unpack("<I4s", f.read(8).rjust(8, b"\0"))
+    if mark != b"PAR1":
+        raise ValueError("no Parquet file")
+    if length > HEADER:
+        raise _over(path, f"a footer of {length:,} bytes, of which at most {_size(HEADER)} are read")
+    try:
+        opened = pyarrow.parquet.ParquetFile(path, thrift_string_size_limit=HEADER, thrift_container_size_limit=10**6)
+        groups = [opened.metadata.row_group(i).total_byte_size for i in range(opened.metadata.num_row_groups)]
+    except (pyarrow.ArrowException, OSError) as e:
+        raise ValueError(" ".join(str(e).split())) from None
+    if groups and max(groups) > GROUP:
+        raise _over(path, f"a row group unpacks to {max(groups):,} bytes, of which {_size(GROUP)} are read")
+    return opened
+
+
+def stream_lines(path: Path, most: int = 64 * MIB) -> Iterator[bytes]:
+    """Lines of a file one at a time, without their \\n, each of at most `most` bytes. UserError over it; OSError."""
+    with path.open("rb") as f:
+        while line := f.readline(most + 1):
+            if len(line) > most:
+                raise _over(path, f"a line of more than {_size(most)}")
+            yield line.removesuffix(b"\n")
 
 
 def check_zip(path: Path, kind: str) -> None:

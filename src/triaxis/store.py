@@ -261,11 +261,33 @@ class Store:
         """All grades by row id."""
         return {g.row: g for g in self._sound(GradeRow, "ORDER BY row")}
 
+    def values(self, table: str) -> Iterator[tuple[Any, ...]]:
+        """Values of every row of a table as SQLite keeps them, in the order of their ids. Errors as `rows`."""
+        for *found, held in self._read(f"SELECT * FROM {table} ORDER BY 1"):
+            self._check(TABLES[table], found, held)
+            yield tuple(found)
+
+    def graded(self) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...] | None]]:
+        """Values of every row as SQLite keeps them, in the order of `rows`, each with those of its grade."""
+        width = len(_columns("rows"))
+        order = "ORDER BY condition, item, seed, branch, id"
+        for found in self._read(f"SELECT * FROM rows LEFT JOIN grades ON grades.row = rows.id {order}"):
+            row, grade = found[: width - 1], found[width:-1]
+            self._check(Row, row, found[width - 1])
+            if grade[0] is None:
+                yield row, None
+            else:
+                self._check(GradeRow, grade, found[-1])
+                yield row, grade
+
+    def _check(self, kind: Callable[..., object], values: Sequence[Any], held: object) -> None:
+        if not sound(kind, values, held):
+            raise UserError(f"{self.path}: {damaged(kind, values)} is damaged; {_repair(self.path)}")
+
     def _sound(self, kind: Callable[..., T], clause: str, *values: str) -> Iterator[T]:
         """Rows of a table. UserError at the first whose checksum is not that of its values."""
         for *found, held in self._read(f"SELECT * FROM {_NAMES[kind]} {clause}", *values):
-            if not sound(kind, found, held):
-                raise UserError(f"{self.path}: {damaged(kind, found)} is damaged; {_repair(self.path)}")
+            self._check(kind, found, held)
             yield made(kind, found)
 
     def meta(self) -> dict[str, str]:
