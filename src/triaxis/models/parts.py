@@ -57,6 +57,11 @@ def rope_tables(length: int, head_width: int, theta: float, device: torch.device
     return angles.cos(), angles.sin()
 
 
+# Columns kept free beside weights that lie side by side (1.6 % of LLaDA-8B's layers): adapters write their B there
+# (sampling/fused.py).
+ROOM_BESIDE = 64
+
+
 def added(fresh: Tensor, other: Tensor) -> Tensor:
     """fresh + other, into `fresh` (a tensor nobody else holds) where no gradient is wanted: the same bits, less memory.
 
@@ -149,15 +154,17 @@ class Canvas(NamedTuple):
 
     cos, sin: (Q, E) or (B, 1, Q, E). mask: bool, broadcasts over (B, H, Q, L), False where nobody may look; None:
     everyone sees everything. places_BQ: where the computed positions stand in the canvas; None: they are all of it.
+    lengths_B: int32; where given, `mask` says no more than that rows are padded on the right to so many positions.
     """
 
     cos: Tensor
     sin: Tensor
     mask: Tensor | None = None
     places_BQ: Tensor | None = None
+    lengths_B: Tensor | None = None
 
 
-def _at(table: Tensor, select_BK: Tensor) -> Tensor:
+def at_places(table: Tensor, select_BK: Tensor) -> Tensor:
     """Rows of a (Q, E) or (B, 1, Q, E) table at positions, (B, 1, K, E)."""
     if table.dim() == 2:
         return table[select_BK][:, None]
@@ -172,8 +179,8 @@ class Layer(nn.Module):
     """
 
     parts: ClassVar[Mapping[str, str]]
-    # Weights of q, k, v (and of gate, up) in one tensor each; those of the modules are views of it. Buffers, because
-    # whoever copies a module tree and shares its tensors then shares these too.
+    # Weights of q, k, v (and of gate, up) in one tensor each, with ROOM_BESIDE more columns; those of the modules are
+    # views of it. Buffers, because whoever copies a module tree and shares its tensors then shares these too.
     qkv: Tensor | None
     qkv_bias: Tensor | None
     gate_up: Tensor | None
@@ -190,7 +197,7 @@ class Layer(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, L, heads * E) each."""
         if self.qkv is not None and self.plain("q", "k", "v"):
-            return self.split(F.linear(x, self.qkv, self.qkv_bias))
+            return self.split(F.linear(x, self.qkv[:, : x.shape[-1]], self.qkv_bias))
         return self.part("q")(x), self.part("k")(x), self.part("v")(x)
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,14 +215,14 @@ class Layer(nn.Module):
         if self.qkv is not None and self.plain("k", "v"):
             start = c.heads * c.head_width
             bias = None if self.qkv_bias is None else self.qkv_bias[start:]
-            k, v = F.linear(x, self.qkv[start:], bias).chunk(2, dim=-1)
+            k, v = F.linear(x, self.qkv[start:, : x.shape[-1]], bias).chunk(2, dim=-1)
             return k, v
         return self.part("k")(x), self.part("v")(x)
 
     def feed(self, h: Tensor) -> Tensor:
         """The feed-forward part: SwiGLU."""
         if self.gate_up is not None and self.plain("gate", "up"):
-            gate, up = F.linear(h, self.gate_up).chunk(2, dim=-1)
+            gate, up = F.linear(h, self.gate_up[:, : h.shape[-1]]).chunk(2, dim=-1)
         else:
             gate, up = self.part("gate")(h), self.part("up")(h)
         out: Tensor = self.part("down")(swiglu(gate, up))
@@ -258,9 +265,9 @@ class Layer(nn.Module):
         else:
             index = select_BK[..., None].expand(-1, -1, x_BQD.shape[-1])
             rest = x_BQD.gather(1, index)
-            cos_q, sin_q = _at(cos_q, select_BK), _at(sin_q, select_BK)
+            cos_q, sin_q = at_places(cos_q, select_BK), at_places(sin_q, select_BK)
             if mask is not None and mask.shape[2] > 1:
-                mask = _at(mask.expand(len(select_BK), -1, -1, -1), select_BK)
+                mask = at_places(mask.expand(len(select_BK), -1, -1, -1), select_BK)
             q = self.queries(normed.gather(1, index))
             k, v = self.keys_values(normed)
         q = rotate(self._heads(q, c.heads, "q_norm"), cos_q, sin_q)
@@ -276,12 +283,14 @@ class Layer(nn.Module):
 
 def _fused(modules: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     with torch.inference_mode(False), torch.no_grad():
-        weight = torch.cat([m.weight for m in modules])
+        inputs, rows, like = modules[0].in_features, sum(m.out_features for m in modules), modules[0].weight
+        weight = torch.zeros(rows, inputs + ROOM_BESIDE, dtype=like.dtype, device=like.device)
+        torch.cat([m.weight for m in modules], out=weight[:, :inputs])
         bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
         start = 0
         for m in modules:
             end = start + m.out_features
-            m.weight = nn.Parameter(weight[start:end], requires_grad=False)
+            m.weight = nn.Parameter(weight[start:end, :inputs], requires_grad=False)
             if bias is not None:
                 m.bias = nn.Parameter(bias[start:end], requires_grad=False)
             start = end
@@ -335,6 +344,7 @@ class Decoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Decoder:
         """Moving or converting a module parts the modules' weights from the fused ones: fuse again afterwards."""
         fused = [layer for layer in self.layers() if layer.qkv is not None or layer.gate_up is not None]
+        self.run_layer = Layer.__call__  # another one may hold the weights as they were
         for layer in fused:
             layer.unfuse()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -354,12 +364,13 @@ class Decoder(nn.Module):
         return cos[:length], sin[:length]
 
     def hidden(
-        self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None,
+        self, ids_BL: Tensor, valid: Tensor | None = None, select_BK: Tensor | None = None,
         memory: Memory | None = None, places_BQ: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Normed final states, (B, L, D), or (B, K, D) at the canvas positions `select_BK`.
 
-        valid_BL: bool, False at padding (any side; positions count from the row's column 0). Exact: the last
+        valid: (B, L) bool, False at padding (any side; positions count from the row's column 0), or (B,) int, where
+        padding is on the right and each row has so many positions: the quicker form on a GPU. Exact: the last
         layer runs queries, output and MLP at the selected positions only, which no other position reads.
         memory: keys and values are written there. places_BQ: compute those positions only (consecutive in each row,
         the selected ones among them) and take the rest from `memory`, which a pass without places has filled.
@@ -370,7 +381,11 @@ class Decoder(nn.Module):
             ids, cos, sin = ids_BL.gather(1, places_BQ), cos[places_BQ][:, None], sin[places_BQ][:, None]
         else:
             ids = ids_BL
-        canvas = Canvas(cos, sin, self._mask(ids_BL, valid_BL, places_BQ), places_BQ)
+        lengths = None
+        if valid is not None and valid.dim() == 1:
+            lengths = None if self.shape.attend_block else valid.int()
+            valid = torch.arange(ids_BL.shape[1], device=ids_BL.device) < valid[:, None]
+        canvas = Canvas(cos, sin, self._mask(ids_BL, valid, places_BQ), places_BQ, lengths)
         spots = None if select_BK is None else (select_BK - self.shape.shift).clamp(min=0)
         if spots is not None and places_BQ is not None:
             spots = spots - places_BQ[:, :1]
@@ -401,6 +416,6 @@ class Decoder(nn.Module):
         out: Tensor = module(hidden)
         return out
 
-    def forward(self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None) -> Tensor:
+    def forward(self, ids_BL: Tensor, valid: Tensor | None = None, select_BK: Tensor | None = None) -> Tensor:
         """Logits, (B, L, V) or (B, K, V)."""
-        return self.head(self.hidden(ids_BL, valid_BL, select_BK))
+        return self.head(self.hidden(ids_BL, valid, select_BK))

@@ -7,11 +7,12 @@ gigabytes. Drawn where the network runs, so a CPU and a GPU draw different ones.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from triaxis.errors import UserError
 from triaxis.models.folder import RANDOM, SHIPPED, find_folder
@@ -42,11 +43,18 @@ def write_random(folder: Path, config: LladaConfig, seed: int = 0) -> Path:
     return folder
 
 
-def fill_random(network: nn.Module, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+def put_plain(network: nn.Module, name: str, value: Tensor) -> None:
+    """Put a tensor in as the parameter of that name."""
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Parameter(value, requires_grad=False))
+
+
+def fill_random(
+    network: nn.Module, seed: int, dtype: torch.dtype, device: torch.device,
+    put: Callable[[nn.Module, str, Tensor], None] = put_plain,
+) -> None:  # fmt: skip
     """Weights of a network built on the meta device: normal with deviation .02, norms 1. Made on `device`."""
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in list(network.named_parameters()):
         made = torch.empty(parameter.shape, dtype=dtype, device=device)
-        made = made.fill_(1.0) if parameter.dim() == 1 else made.normal_(0, 0.02, generator=generator)
-        parent, _, last = name.rpartition(".")
-        setattr(network.get_submodule(parent), last, nn.Parameter(made, requires_grad=False))
+        put(network, name, made.fill_(1.0) if parameter.dim() == 1 else made.normal_(0, 0.02, generator=generator))

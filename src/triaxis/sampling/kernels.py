@@ -97,3 +97,110 @@ def pick(logits_BKV: Tensor, keys_B: Tensor, step: Tensor, places_BK: Tensor, he
     mass = (total * (most - high).exp()).sum(-1)
     chosen = logits.gather(-1, ids[..., None])[..., 0].float()
     return ids, (chosen - high[..., 0]).exp() / mass
+
+
+# ---------------------------------------------------------------- what a layer does between its products
+#
+# Each reads and writes its tensors once. Arithmetic is in float32 and rounded where the layer's own functions round
+# (models/parts.py), so that a layer of these is a layer of those up to the order of sums.
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _norm(x, weight, out, x_row, out_row, eps, WIDTH: tl.constexpr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, SIZE)
+    inside = lane < WIDTH
+    v = tl.load(x + row * x_row + lane, mask=inside, other=0.0).to(tl.float32)
+    v = v * tl.rsqrt(tl.sum(v * v, 0) / WIDTH + eps)
+    kind = out.dtype.element_ty
+    w = tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * out_row + lane, (v.to(kind).to(tl.float32) * w).to(kind), mask=inside)
+
+
+def norm(x_TD: Tensor, weight: Tensor, eps: float, out_TD: Tensor) -> None:
+    """RMSNorm of each row into `out_TD`, whose rows may lie further apart than they are wide."""
+    rows, width = x_TD.shape
+    size = triton.next_power_of_2(width)
+    _norm[(rows,)](
+        x_TD, weight, out_TD, x_TD.stride(0), out_TD.stride(0), eps, WIDTH=width, SIZE=size,
+        num_warps=8 if size >= 4096 else 4,
+    )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rotate(  # type: ignore[no-untyped-def]
+    x, cos, sin, x_row, table_batch, table_row, tokens, heads, head_width,
+    HALF: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    lane, head = tl.arange(0, LANES), tl.arange(0, HEADS)
+    turns = lane < HALF
+    here = (row // tokens) * table_batch + (row % tokens) * table_row + lane
+    c1, s1 = tl.load(cos + here, mask=turns), tl.load(sin + here, mask=turns)
+    c2, s2 = tl.load(cos + here + HALF, mask=turns), tl.load(sin + here + HALF, mask=turns)
+    at = x + row.to(tl.int64) * x_row + head[:, None] * head_width + lane[None]
+    inside = (head < heads)[:, None] & turns[None]
+    kind = x.dtype.element_ty
+    left = tl.load(at, mask=inside).to(tl.float32)
+    right = tl.load(at + HALF, mask=inside).to(tl.float32)
+    tl.store(at, (left * c1[None] - right * s1[None]).to(kind), mask=inside)
+    tl.store(at + HALF, (right * c2[None] + left * s2[None]).to(kind), mask=inside)
+
+
+def rotate_(x_BQN: Tensor, heads: int, head_width: int, cos: Tensor, sin: Tensor) -> None:
+    """Rotate the first `heads` heads of every token in place. cos, sin: (Q, E) or (B, 1, Q, E), as in `Canvas`."""
+    b, q, _ = x_BQN.shape
+    half = cos.shape[-1] // 2
+    _rotate[(b * q,)](
+        x_BQN, cos, sin, x_BQN.stride(1), cos.stride(0) if cos.dim() == 4 else 0, cos.stride(-2), q, heads, head_width,
+        HALF=half, HEADS=triton.next_power_of_2(heads), LANES=triton.next_power_of_2(half), num_warps=8,
+    )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _swiglu(x, out, x_row, out_row, WIDTH: tl.constexpr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
+    inside = lane < WIDTH
+    kind = out.dtype.element_ty
+    gate = tl.load(x + row * x_row + lane, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(x + row * x_row + WIDTH + lane, mask=inside, other=0.0).to(tl.float32)
+    gated = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
+    tl.store(out + row * out_row + lane, (gated * up).to(kind), mask=inside)
+
+
+def swiglu(gate_up_BQF: Tensor) -> Tensor:
+    """silu(gate) * up, (B, Q, F), of gate and up side by side, (B, Q, 2 F)."""
+    b, q, both = gate_up_BQF.shape
+    width = both // 2
+    out = torch.empty((b, q, width), dtype=gate_up_BQF.dtype, device=gate_up_BQF.device)
+    size = min(2048, triton.next_power_of_2(width))
+    _swiglu[(b * q, triton.cdiv(width, size))](gate_up_BQF, out, gate_up_BQF.stride(1), width, WIDTH=width, SIZE=size)
+    return out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _remember(  # type: ignore[no-untyped-def]
+    k, v, keys, values, places, k_row, v_row, m_batch, m_head, m_place, tokens, heads, head_width,
+    HEADS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    lane, head = tl.arange(0, LANES), tl.arange(0, HEADS)
+    inside = (head < heads)[:, None] & (lane < head_width)[None]
+    at = head[:, None] * head_width + lane[None]
+    wide = row.to(tl.int64)
+    to = (row // tokens).to(tl.int64) * m_batch + tl.load(places + row) * m_place + head[:, None] * m_head + lane[None]
+    tl.store(keys + to, tl.load(k + wide * k_row + at, mask=inside), mask=inside)
+    tl.store(values + to, tl.load(v + wide * v_row + at, mask=inside), mask=inside)
+
+
+def remember(k_BQGE: Tensor, v_BQGE: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor) -> None:
+    """Write keys and values at their places into a layer's memory, (B, G, L, E)."""
+    b, q, heads, width = k_BQGE.shape
+    keys, values = kept
+    assert keys.stride() == values.stride()
+    _remember[(b * q,)](
+        k_BQGE, v_BQGE, keys, values, places_BQ.contiguous(), k_BQGE.stride(1), v_BQGE.stride(1), keys.stride(0),
+        keys.stride(1), keys.stride(2), q, heads, width,
+        HEADS=triton.next_power_of_2(heads), LANES=triton.next_power_of_2(width),
+    )  # fmt: skip

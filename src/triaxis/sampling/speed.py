@@ -26,7 +26,8 @@ from triaxis.cost import Sizes, decode_flops
 from triaxis.errors import UserError, lookup
 from triaxis.models.adapters import Adapter, Mounted, Pair, mount
 from triaxis.models.llada import LladaConfig, LladaNetwork
-from triaxis.models.random import fill_random
+from triaxis.models.load import four_bit
+from triaxis.models.random import fill_random, put_plain
 from triaxis.sampling.denoise import denoise
 from triaxis.sampling.noise import stream_key
 from triaxis.sampling.reference import PlainLlada, generate
@@ -187,11 +188,16 @@ def share_equal(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]]) -> float
 # ---------------------------------------------------------------- a shape with random weights
 
 
-def random_network(config: LladaConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> LladaNetwork:
-    """A network of that shape, weights normal with deviation .02, norms 1. Made on the device."""
+def random_network(
+    config: LladaConfig, device: torch.device, dtype: torch.dtype, seed: int = 0, *, quantised: bool = False
+) -> LladaNetwork:
+    """A network of that shape, weights normal with deviation .02, norms 1. Made on the device.
+
+    quantised: the layers' projections in NF4; UserError without bitsandbytes.
+    """
     with torch.device("meta"):
         network = LladaNetwork(config)
-    fill_random(network, seed, dtype, device)
+    fill_random(network, seed, dtype, device, four_bit(network, "the network") if quantised else put_plain)
     network.eval()
     if device.type == "cuda":
         network.fuse()
@@ -221,6 +227,7 @@ class Case:
     reference: bool = False
     ragged: int = 0  # so many prompts of unlike lengths, in batches of like lengths, as a study has them
     adapter: bool = False  # one beside every matrix, set before each pass as a study's schedule does
+    four_bit: bool = False  # the layers' projections in NF4 (bitsandbytes)
 
 
 DUAL = (("cache", "dual"),)
@@ -234,6 +241,7 @@ CASES = (
     Case("engine, adapter on", 1, adapter=True), Case("engine, adapter on", 16, adapter=True),
     Case("engine, ragged prompts", 16, ragged=64),
     Case("engine, prefix cache", 16, changes=(("cache", "prefix"),)),
+    Case("engine, 4-bit", 1, four_bit=True), Case("engine, 4-bit", 16, four_bit=True),
 )  # fmt: skip
 QUICK = (Case("reference", 1, reference=True), Case("reference", 4, reference=True), Case("engine", 1),
          Case("engine", 4), Case("engine", 4, 0.7), Case("engine, dual cache", 4, changes=DUAL),
@@ -286,9 +294,11 @@ def _shape_ratios(report: Report) -> None:
         if name == "reference":
             continue
         label = f"{name}, batch {batch}, T={heat:g}"
-        reference = found.get(("reference", batch, heat))
+        reference, plain = found.get(("reference", batch, heat)), found.get(("engine", batch, 0.0))
         if reference:
             report.ratios[f"{label}: vs reference at the same batch"] = round(reference / seconds, 2)
+        if plain and (name, heat) != ("engine", 0.0):
+            report.ratios[f"{label}: seconds over exact at T=0"] = round(seconds / plain, 3)
     best = min((s for (n, _, t), s in found.items() if n == "engine" and t == 0), default=None)
     if best and alone and batched:
         report.ratios["vs_reference_b1"] = round(alone / best, 2)
@@ -303,6 +313,7 @@ class _Bench:
         self.network = random_network(config, device, dtype)
         self.model = PlainLlada(self.network)
         self.mounted: Mounted | None = None
+        self.small: LladaNetwork | None = None
         generator = torch.Generator().manual_seed(1)
         self.prompts = torch.randint(0, config.mask_token_id - 300, (256, PROMPT), generator=generator)
 
@@ -313,9 +324,10 @@ class _Bench:
         return self.decode(self.prompts[:batch].tolist(), d, adapter, graphed)
 
     def decode(
-        self, prompts: Sequence[Sequence[int]], d: Decode, adapter: bool = False, graphed: bool = True
-    ) -> list[list[int]]:
-        network, before = self.network, None
+        self, prompts: Sequence[Sequence[int]], d: Decode, adapter: bool = False, graphed: bool = True,
+        quantised: LladaNetwork | None = None,
+    ) -> list[list[int]]:  # fmt: skip
+        network, before = self.network if quantised is None else quantised, None
         if adapter:
             self.mounted = mounted = self.mounted or with_adapter(self.network)
             network, before = mounted.network, lambda _: mounted.switch.set([(1.0,)])
@@ -338,13 +350,14 @@ class _Bench:
         short = replace(d, steps=2 * d.blocks)  # compiles, captures and fills allocators
 
         prompts = self.ragged(case.ragged) if case.ragged else self.prompts[: case.batch].tolist()
+        small = self.quantised() if case.four_bit else None
 
         def run(protocol: Decode) -> None:
             if case.reference:
                 self.reference(case.batch, protocol)
                 return
             for at in range(0, len(prompts), case.batch):
-                self.decode(prompts[at : at + case.batch], protocol, case.adapter)
+                self.decode(prompts[at : at + case.batch], protocol, case.adapter, quantised=small)
 
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -355,6 +368,12 @@ class _Bench:
         share = flops / seconds / (ceiling_tflops * 1e12) if d.exact else None
         memory = torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
         return Timing(case.name, case.batch, case.temperature, seconds, share, memory)
+
+    def quantised(self) -> LladaNetwork:
+        """The shape in four bits, made once."""
+        if self.small is None:
+            self.small = random_network(self.config, self.device, self.network.dtype, quantised=True)
+        return self.small
 
     def agreement(self) -> dict[str, float]:
         """Tokens that agree between ways that are the same arithmetic in another order.

@@ -1,0 +1,186 @@
+"""Layers in few kernels (sampling/fused.py) against the layers of models/parts.py, on a CPU: the same tokens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import triaxis as tx
+from triaxis.models.adapters import linear_names, save_adapter
+from triaxis.models.parts import Layer, rotate
+from triaxis.sampling import fused
+from triaxis.sampling.executor import Executor
+from triaxis.sampling.graphs import switch_of
+from triaxis.sampling.schedule import Decode
+
+
+def norm(x_TD: Tensor, weight: Tensor, eps: float, out_TD: Tensor) -> None:
+    out_TD.copy_(F.rms_norm(x_TD, weight.shape, eps=eps) * weight)
+
+
+def rotate_(x_BQN: Tensor, heads: int, head_width: int, cos: Tensor, sin: Tensor) -> None:
+    part = x_BQN[..., : heads * head_width].unflatten(-1, (heads, head_width))
+    part.copy_(rotate(part.transpose(1, 2).clone(), cos, sin).transpose(1, 2))
+
+
+def swiglu(gate_up_BQF: Tensor) -> Tensor:
+    gate, up = gate_up_BQF.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def remember(k_BQGE: Tensor, v_BQGE: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor) -> None:
+    index = places_BQ[:, None, :, None].expand(-1, k_BQGE.shape[2], -1, k_BQGE.shape[3])
+    for stored, made in zip(kept, (k_BQGE, v_BQGE), strict=True):
+        stored.scatter_(2, index, made.transpose(1, 2))
+
+
+PLAIN: Any = SimpleNamespace(norm=norm, rotate_=rotate_, swiglu=swiglu, remember=remember)
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "exact": {}, "dual": {"cache": "dual"}, "prefix": {"cache": "prefix"}, "T=0.7": {"temperature": 0.7},
+    "guided": {"cfg_scale": 0.5}, "threshold": {"threshold": 0.9},
+}  # fmt: skip
+
+
+def in_few_kernels(network: Any) -> fused.Fused:
+    """The network's layers through `Fused`, with plain operations in place of the kernels."""
+    run = fused.Fused.of(network, switch_of(network), PLAIN, fused.attend)
+    assert run is not None
+    network.run_layer = run
+    return run
+
+
+def loaded() -> Executor:
+    """An executor of its own whose weights lie side by side, as on a GPU."""
+    executor = tx.load_executor("tiny")
+    executor.checkpoint.network.fuse()
+    return executor
+
+
+@pytest.mark.parametrize("changes", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_the_same_tokens_as_the_layers_of_the_network(changes: dict[str, Any]) -> None:
+    executor = loaded()
+    prompts = [executor.prompt_ids(text) for text in ("2+3", "What is 7 less 4?", "Tom has 3 pens and finds 4.")]
+    d = replace(Decode(gen_length=24, block_length=8, steps=12), **changes)
+    keys = [5, 6, 7]
+    plain = executor.denoise(prompts, keys, d)
+    in_few_kernels(executor.checkpoint.network)
+    assert [r.ids for r in executor.denoise(prompts, keys, d)] == [r.ids for r in plain]
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> Callable[[Executor], list[str]]:
+    """Two adapters large enough to change tokens: one beside every matrix, one beside some of them."""
+
+    def make(executor: Executor) -> list[str]:
+        g, network = torch.Generator().manual_seed(1), executor.checkpoint.network
+        for name, chosen in (("a", ("",)), ("b", ("q_proj", "v_proj", "up_proj", "ff_out"))):
+            pairs = {}
+            for module in (n for n in linear_names(network) if ".blocks." in n and n.endswith(chosen)):
+                up, down = network.get_submodule(module).weight.shape  # type: ignore[misc, union-attr]
+                pairs[module] = (torch.randn(3, down, generator=g) * 0.1, torch.randn(up, 3, generator=g) * 0.3)
+            save_adapter(tmp_path / name, pairs, {"r": 3, "lora_alpha": 3, "target_modules": list(pairs)}, {})
+        return [str(tmp_path / "a"), str(tmp_path / "b")]
+
+    return make
+
+
+def test_adapters_beside_products_give_the_same_tokens(adapters: Callable[[Executor], list[str]]) -> None:
+    base = loaded()
+    a, b = adapters(base)
+    specs = [f"{a}@last:2", "", f"{a}@all+{b}@first:1", f"{b}@all*0.5"]
+    executor = base.with_adapters("", *specs[::2], specs[3])
+    prompts = [executor.prompt_ids(text) for text in ("2+3", "What is 7 less 4?", "Tom has 3 pens.", "9-4")]
+    d = Decode(gen_length=24, block_length=8, steps=12)
+    plain = executor.denoise(prompts, [0] * 4, d, specs)
+    weights = {n: p.clone() for n, p in base.checkpoint.network.named_parameters()}
+    in_few_kernels(executor.checkpoint.network)
+    assert [r.ids for r in executor.denoise(prompts, [0] * 4, d, specs)] == [r.ids for r in plain]
+    alike = executor.denoise(prompts, [0] * 4, d, [specs[2]] * 4)
+    assert alike[2].ids == plain[2].ids, "one factor for all rows"
+    assert alike[0].ids != plain[0].ids, "adapters change tokens"
+    assert all(torch.equal(p, weights[n]) for n, p in base.checkpoint.network.named_parameters())
+
+
+def test_two_networks_of_one_base_take_turns_beside_its_weights(adapters: Callable[[Executor], list[str]]) -> None:
+    base = loaded()
+    a, b = adapters(base)
+    prompt, d = [base.prompt_ids("What is 7 less 4?")], Decode(gen_length=24, block_length=8, steps=12)
+    both = [base.with_adapters(f"{name}@all") for name in (a, b)]
+    wanted = [e.generate_ids(prompt, d) for e in (base, *both)]
+    assert len({str(w) for w in wanted}) == 3
+    for executor in (base, *both):
+        in_few_kernels(executor.checkpoint.network)
+    for _ in range(2):
+        assert [e.generate_ids(prompt, d) for e in (base, *both)] == wanted
+
+
+def test_layers_of_another_kind_are_left_alone() -> None:
+    executor = tx.load_executor("tiny")
+    network = executor.checkpoint.network
+    assert fused.Fused.of(network, None, PLAIN, fused.attend) is None, "weights do not lie side by side"
+    network.fuse()
+    layer = next(iter(network.layers()))
+    assert fused.Weights.of(layer) is not None
+    layer.parts = {**layer.parts, "q_norm": "attn_norm"}  # type: ignore[misc]
+    assert fused.Weights.of(layer) is None
+    run = in_few_kernels(tx_network := loaded().checkpoint.network)
+    assert tx_network.run_layer is run
+    tx_network.to(torch.float64)
+    assert tx_network.run_layer is Layer.__call__, "moved weights are not those that were laid out"
+
+
+@pytest.mark.slow
+def test_the_kernels_compute_what_the_plain_operations_do() -> None:
+    """Triton's interpreter runs them on a CPU, in a process of its own."""
+    pytest.importorskip("triton", reason="comes with torch's CUDA builds")
+    program = """
+import torch
+from test_fused import PLAIN
+from triaxis.models.parts import rope_tables
+from triaxis.sampling import kernels
+g = torch.Generator().manual_seed(0)
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+x, weight = torch.randn(5, 40, generator=g), torch.randn(40, generator=g)
+wide = [torch.zeros(5, 48), torch.zeros(5, 48)]
+for ops, out in zip((kernels, PLAIN), wide):
+    ops.norm(x, weight, 1e-5, out[:, :40])
+close(*wide)
+cos, sin = rope_tables(9, 8, 1e4, x.device)
+places = torch.tensor([[1, 3, 4], [0, 5, 8]])
+for tables in ((cos[:3], sin[:3]), (cos[places][:, None], sin[places][:, None]), (cos[:3, :4], sin[:3, :4])):
+    made = torch.randn(2, 3, 6 * 8, generator=g)
+    both = made.clone(), made.clone()
+    for ops, out in zip((kernels, PLAIN), both):
+        ops.rotate_(out, 5, 8, *tables)
+    close(*both)
+    assert not torch.equal(both[0], made) and torch.equal(both[0][..., 40:], made[..., 40:])
+h = torch.randn(2, 3, 60, generator=g)
+close(kernels.swiglu(h), PLAIN.swiglu(h))
+k, v = torch.randn(2, 3, 10, 8, generator=g)[:, :, 5:].chunk(2)[0], torch.randn(2, 3, 5, 8, generator=g)
+k = torch.randn(2, 3, 10, 8, generator=g)[:, :, 5:]
+for layout in ((2, 5, 9, 8), (2, 9, 5, 8)):
+    kept = [tuple(torch.zeros(layout) for _ in range(2)) for _ in range(2)]
+    if layout[1] == 9:
+        kept = [tuple(t.transpose(1, 2) for t in pair) for pair in kept]
+    for ops, pair in zip((kernels, PLAIN), kept):
+        ops.remember(k, v, pair, places)
+    close(kept[0][0], kept[1][0]), close(kept[0][1], kept[1][1])
+"""
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1500:]
