@@ -12,8 +12,8 @@ from PIL import Image
 
 from triaxis.conditions import Prompt, Scaffold
 from triaxis.errors import UserError
+from triaxis.report.ink import PRINTED
 from triaxis.report.movie import check_movie, frames, write_movie
-from triaxis.report.plots import PRINTED
 from triaxis.sampling.executor import load_executor
 from triaxis.sampling.schedule import Decode
 from triaxis.tracing import Trace, divergence, record

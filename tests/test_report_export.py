@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from triaxis.cli import app
 from triaxis.cli import study as _registers  # noqa: F401
 from triaxis.errors import UserError
-from triaxis.report import plots
+from triaxis.report import ink, plots
 from triaxis.report.export import latex, tex, write_csv, write_figures
 from triaxis.report.markdown import tables
 from triaxis.report.sections import every_effect
@@ -96,7 +96,7 @@ def test_csv_holds_the_numbers_unrounded_and_no_formula(summary: dict[str, Any],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", ink.KINDS)
 def test_figures_are_vectors_in_the_colours_of_paper(summary: dict[str, Any], tmp_path: Path, kind: str) -> None:
     made = write_figures(summary, tmp_path, kind)
     assert len(made) >= 4
@@ -116,8 +116,8 @@ def test_figures_are_vectors_in_the_colours_of_paper(summary: dict[str, Any], tm
         assert content.startswith(b"%PDF" if kind == "pdf" else b"<?xml")
         if kind == "svg":
             used = set(re.findall(r"#[0-9a-f]{6}\b", content.decode()))
-            assert not used & set(plots._INK.values()), path.name
-            assert used & set(plots.PRINTED.values())
+            assert not used & set(ink.INK.values()), path.name
+            assert used & set(ink.PRINTED.values())
         else:
             assert b"/Subtype /Image" not in content
 
@@ -126,7 +126,7 @@ def test_the_page_is_the_same_while_files_are_made(summary: dict[str, Any]) -> N
     groups = [plots.Group("", [plots.Mark("a", 0.1, 0.0, 0.2, kind="lift")])]
     options: dict[str, Any] = {"title": "t", "axis": "x", "name": "f"}
     alone = plots.forest(groups, **options)
-    with plots.as_files("svg") as files:
+    with ink.as_files("svg") as files:
         assert plots.forest(groups, **options) == alone
     assert list(files.made) == list(files.behind) == ["f"]
     with pytest.raises(UserError, match="did you mean 'pdf'"):

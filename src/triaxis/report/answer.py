@@ -44,6 +44,19 @@ def sorted_warnings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return [w for w in summary["warnings"] if w not in single], single
 
 
+# What a warning says, and the method on the page behind its numbers.
+_BEHIND = (
+    ("of the completions", "m-failures"), ("have a failure of format", "m-lost"), ("votes are tied", "m-tie"),
+    ("second grader", "m-failures"), ("fallback rule", "m-unreadable"), ("low power", "m-mde"),
+    ("cells were never run", "m-factorial"), ("stopped at", "m-interval"), ("at temperature 0", "m-interval"),
+)  # fmt: skip
+
+
+def method_of(warning: str) -> str:
+    """The anchor of the method behind a warning's numbers; "" for one without any."""
+    return next((anchor for said, anchor in _BEHIND if said in warning), "")
+
+
 def _shape(axis: Mapping[str, Any] | None, designs: Sequence[Mapping[str, Any]]) -> Answer:
     title = ("Axis 1, brittleness", "What does a plan-shaped scaffold without content cost?")
     said = {"drop": "cost{s} accuracy", "lift": "raise{s} it"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triaxis.errors import UserError, suggest
-from triaxis.report import plots, words
+from triaxis.report import ink, words
 from triaxis.report.load import write_bytes, write_text
 from triaxis.report.markdown import Table, tables
 from triaxis.report.parts import parts
@@ -73,9 +73,9 @@ def write_figures(summary: Json, folder: Path, kind: str) -> list[Path]:
 
     kind: "pdf" or "svg".
     """
-    if kind not in plots.KINDS:
-        raise UserError(f"--figures {kind!r} is no kind of vector figure{suggest(kind, plots.KINDS)}")
-    with plots.as_files(kind) as files:
+    if kind not in ink.KINDS:
+        raise UserError(f"--figures {kind!r} is no kind of vector figure{suggest(kind, ink.KINDS)}")
+    with ink.as_files(kind) as files:
         parts(summary)
     paths = []
     for name, content in files.made.items():

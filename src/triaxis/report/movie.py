@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from triaxis.errors import UserError, suggest
 from triaxis.report import words
+from triaxis.report.ink import PRINTED
 from triaxis.report.load import write_bytes
-from triaxis.report.plots import PRINTED
 
 if TYPE_CHECKING:
     from PIL.Image import Image

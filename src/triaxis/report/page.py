@@ -13,17 +13,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from triaxis.report import sections, words
-from triaxis.report.answer import answers, sorted_warnings
+from triaxis.report.answer import answers, method_of, sorted_warnings
 from triaxis.report.browse import browse, shown_line
 from triaxis.report.embed import embedded, markup, read, script_hash
 from triaxis.report.flips import Flips
+from triaxis.report.ink import PRINTED
 from triaxis.report.parts import parts
-from triaxis.report.plots import PRINTED
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 Json = Mapping[str, Any]
+SCRIPTS = ("sections.js", "downloads.js", "flips.js")
 TEXT = 2000  # characters of one value of the protocol card
 
 
@@ -39,7 +40,7 @@ def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
     """The whole page. `flips` is None where no rows are at hand."""
     engine = templates()
     shown = None if flips is None else browse(flips)
-    script = read("downloads.js") + read("flips.js")
+    script = "".join(map(read, SCRIPTS))
     study = summary["study"]
     tests = dict.fromkeys(e["method"] for _, e in sections.every_effect(summary))
     return engine.get_template("report.html.j2").render(
@@ -128,7 +129,7 @@ def cards(protocol: Json) -> list[Card]:
     plain: list[tuple[str, str]] = []
     found: list[Card] = []
     for key, value in protocol.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found.append(Card(key, (), [(k, _value(v)) for k, v in _flat(value).items()]))
         elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             found.append(_table(key, [_flat(v) for v in value]))
@@ -193,5 +194,6 @@ def templates() -> Environment:
     )  # fmt: skip
     made.filters |= {"points": words.points, "p_value": words.p_value, "size": words.size, "number": words.number}
     made.filters["count"] = lambda x: words.number(x, 0)
+    made.filters["how"] = method_of
     made.globals |= {"span": words.span, "level": words.LEVEL, "unbroken": words.unbroken}
     return made

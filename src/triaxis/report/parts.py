@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from triaxis.report import sections, standing
+from triaxis.report import diversity, sections, standing
 
 
 def parts(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def parts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "axis1": sections.axis1(axes["brittleness"]),
         "designs": sections.designs(axes.get("factorial") or ()),
         "axis2": sections.axis2(axes["trust"]),
-        "axis3": sections.axis3(axes["diversity"]),
+        "axis3": diversity.axis3(axes["diversity"]),
         "adapters": standing.adapters(axes.get("adapters")),
         "pipelines": sections.pipelines(axes.get("pipelines")),
         "failures": sections.failures(summary["conditions"]),

@@ -1,25 +1,17 @@
 """Figures as inline SVG: forests of effects, branch curves and costs, each with its interval.
 
-Matplotlib's Figure and its SVG backend, never pyplot, imported when the first figure is drawn. Colours are CSS
-variables of the page, so that one drawing serves light, dark and print; text stays text. Every figure is drawn
-twice, for a screen and for a phone, because scaled-down labels cannot be read. Numbers come from the summary;
-literals here are lengths (_IN inches, _PT points, _ROWS rows) and opacities.
+What they show; how a drawing reaches the page or a file is `ink.py`. Numbers come from the summary; literals here are
+lengths (_IN inches, _PT points, _ROWS rows) and opacities.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from triaxis.report.embed import embedded
+from triaxis.report.ink import HAIR_PT, INK, SMALL_PT, twice
 from triaxis.report.words import Kind, number, span, visible
 
 if TYPE_CHECKING:
@@ -30,39 +22,11 @@ LABEL_IN, VALUE_IN, EDGE_IN = 2.8, 2.5, 0.12  # of a wide forest: names at the l
 NUMBER_IN, SPAN_IN = 0.6, 1.15
 ROW_IN, STACKED_ROW_IN, AXIS_IN, TOP_IN = 0.27, 0.46, 0.52, 0.06
 PANEL_IN, TICK_IN = 2.35, 0.5  # of the branch curves
-TEXT_PT, SMALL_PT, LINE_PT, MARK_PT, TIE_PT, HAIR_PT = 10, 9, 1.6, 5.5, 11, 0.8
+LINE_PT, MARK_PT, TIE_PT = 1.6, 5.5, 11
 STACKED_ROWS = 0.22  # how far a phone's name and range stand from the middle of their line
 BAND_ALPHA, PAD_RATIO, BAR_RATIO = 0.16, 0.06, 0.8
 TICK_STEPS = (1, 2, 5, 10)
-TRUETYPE = 42  # the kind of font in a PDF whose text can be searched and edited
 LONGEST, LONGEST_NARROW = 33, 26  # characters of a label before it is shortened
-
-# Stand-ins that matplotlib accepts as colours, and the page's variables that replace them.
-_INK = {
-    "ink": "#010101", "muted": "#020202", "line": "#030303", "paper": "#040404",
-    "drop": "#0a0001", "lift": "#0a0002", "same": "#0a0003", "open": "#0a0004", "second": "#0a0005",
-}  # fmt: skip
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "pdf.fonttype": TRUETYPE,
-    "text.parse_math": False,  # a name may hold a dollar sign
-    "font.size": TEXT_PT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _INK["line"],
-    "axes.linewidth": HAIR_PT,
-    "axes.labelcolor": _INK["muted"],
-    "axes.labelsize": SMALL_PT,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "text.color": _INK["ink"],
-    "xtick.color": _INK["line"],
-    "ytick.color": _INK["line"],
-    "xtick.labelcolor": _INK["muted"],
-    "ytick.labelcolor": _INK["muted"],
-    "xtick.labelsize": SMALL_PT,
-    "ytick.labelsize": SMALL_PT,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +59,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Shares against k = 1, 2, ..., with an interval each."""
+    """Shares against k = 1, 2, ..., with an interval each, in the panel that is named."""
 
+    panel: str
     name: str
     values: Sequence[float]
     intervals: Sequence[Sequence[float]]
@@ -138,47 +103,32 @@ def forest(groups: Sequence[Group], *, title: str, axis: str, name: str, sign: b
         for g in groups
         for m in g.marks
     ]
-    return _twice(lambda canvas, wide: _forest(canvas, groups, axis, sign, wide), name, title, [heads, *rows])
+    return twice(lambda canvas, wide: _forest(canvas, groups, axis, sign, wide), name, title, [heads, *rows])
 
 
 def curves(series: Sequence[Curve], *, title: str, axis: str, name: str) -> str:
     """Shares against the number of branches, intervals as bands, two SVGs."""
-    heads = ("curve", "k", "value", "low", "high")
+    heads = ("curve", "branches_of", "k", "value", "low", "high")
     rows = [
-        (s.name, k, value, *ends)
+        (s.panel, s.name, k, value, *ends)
         for s in series
         for k, (value, ends) in enumerate(zip(s.values, s.intervals, strict=True), 1)
     ]
-    return _twice(lambda canvas, wide: _curves(canvas, series, axis, wide), name, title, [heads, *rows])
+    return twice(lambda canvas, wide: _curves(canvas, series, axis, wide), name, title, [heads, *rows])
 
 
 def costs(spots: Sequence[Spot], *, title: str, axis: str, name: str) -> str:
     """Accuracy against cost, both with intervals, two SVGs."""
     heads = ("number", "accuracy", "low", "high", "cost", "cost_low", "cost_high")
     rows = [(s.number, *(x[i] for x in (s.accuracy, s.cost) for i in (1, 0, 2))) for s in spots]
-    return _twice(lambda canvas, wide: _costs(canvas, spots, axis, wide), name, title, [heads, *rows])
+    return twice(lambda canvas, wide: _costs(canvas, spots, axis, wide), name, title, [heads, *rows])
 
 
 def bars(series: Sequence[Bars], *, title: str, axis: str, name: str) -> str:
     """Histograms beside one another, right outcomes full and wrong ones hollow, two SVGs."""
     heads = ("series", "at", "right", "wrong")
     rows = [(s.name, *line) for s in series for line in zip(s.at, s.right, s.wrong, strict=True)]
-    return _twice(lambda canvas, wide: _bars(canvas, series, axis, wide), name, title, [heads, *rows])
-
-
-def _twice(
-    draw: Callable[[type[Figure], bool], Figure], name: str, title: str, behind: Sequence[Sequence[object]]
-) -> str:
-    """The figure for a screen and for a phone, and the numbers behind it, unrounded, as data for a download."""
-    with _drawing(name) as canvas:
-        files = _FILES.get()
-        if files is not None:
-            files.made[name] = _file(draw(canvas, True), files.kind)
-            files.behind[name] = behind
-        drawn = [_svg(draw(canvas, wide), f"{name}-{k}", k, title) for k, wide in (("wide", True), ("narrow", False))]
-        shown = [[visible(x) if isinstance(x, str) else x for x in row] for row in behind]
-        data = f'<script type="application/json" class="behind" data-name="{name}">{embedded(shown)}</script>'
-        return "\n".join([*drawn, data])
+    return twice(lambda canvas, wide: _bars(canvas, series, axis, wide), name, title, [heads, *rows])
 
 
 # ---------------------------------------------------------------- forests
@@ -201,7 +151,7 @@ def _forest(canvas: type[Figure], groups: Sequence[Group], axis: str, sign: bool
             _mark(figure, line, at, y - lift, sign)
             _words(figure, line, y + lift, sign, wide)
         else:
-            _text(figure, 0, y - row / 6, line, weight="bold", size=SMALL_PT, color=_INK["muted"])
+            _text(figure, 0, y - row / 6, line, weight="bold", size=SMALL_PT, color=INK["muted"])
     return figure
 
 
@@ -224,7 +174,7 @@ def _scale(figure: Figure, marks: Sequence[Mark], ends: tuple[float, float], axi
     def at(x: float) -> float:
         return ends[0] + (x - low) * per_point
 
-    _line(figure, ends, (AXIS_IN, AXIS_IN), color=_INK["line"], lw=HAIR_PT)
+    _line(figure, ends, (AXIS_IN, AXIS_IN), color=INK["line"], lw=HAIR_PT)
     for x in MaxNLocator(nbins=6, integer=True, steps=TICK_STEPS).tick_values(low, high):
         if low <= x <= high:
             zero = sign and x == 0
@@ -232,20 +182,20 @@ def _scale(figure: Figure, marks: Sequence[Mark], ends: tuple[float, float], axi
                 figure,
                 (at(x), at(x)),
                 (AXIS_IN, top),
-                color=_INK["muted" if zero else "line"],
+                color=INK["muted" if zero else "line"],
                 lw=HAIR_PT / (1 if zero else 2),
             )
             _text(
-                figure, at(x), AXIS_IN * 2 / 3, number(x, 0, sign=sign), ha="center", size=SMALL_PT, color=_INK["muted"]
+                figure, at(x), AXIS_IN * 2 / 3, number(x, 0, sign=sign), ha="center", size=SMALL_PT, color=INK["muted"]
             )
-    _text(figure, sum(ends) / 2, AXIS_IN / 4, axis, ha="center", size=SMALL_PT, color=_INK["muted"])
+    _text(figure, sum(ends) / 2, AXIS_IN / 4, axis, ha="center", size=SMALL_PT, color=INK["muted"])
     return at
 
 
 def _mark(figure: Figure, m: Mark, at: Scale, y: float, sign: bool) -> None:
     """A range with its value; hollow where the verdict is open, so that colour is not needed to read it."""
-    colour = _INK[m.kind]
-    face = _INK["paper"] if m.kind == "open" else colour
+    colour = INK[m.kind]
+    face = INK["paper"] if m.kind == "open" else colour
     dot = {"marker": "o" if sign else "D", "markevery": [1], "ms": MARK_PT, "mfc": face, "mec": colour, "mew": LINE_PT}
     if m.outer is not None:
         _line(figure, [at(100 * x) for x in m.outer], (y, y), color=colour, lw=HAIR_PT)
@@ -263,7 +213,7 @@ def _words(figure: Figure, m: Mark, y: float, sign: bool, wide: bool) -> None:
     if wide:
         _text(figure, WIDE_IN - NUMBER_IN - SPAN_IN, y, value, ha="right", weight="bold")
         _text(figure, WIDE_IN - NUMBER_IN, y, interval, ha="right")
-        _text(figure, WIDE_IN, y, m.note, ha="right", color=_INK["muted"])
+        _text(figure, WIDE_IN, y, m.note, ha="right", color=INK["muted"])
     else:
         _text(figure, NARROW_IN, y, f"{value}  {interval}", ha="right")
 
@@ -291,34 +241,57 @@ _LINES = (("ink", "-", "o"), ("second", "--", "s"), ("same", ":", "^"), ("lift",
 
 
 def _curves(canvas: type[Figure], series: Sequence[Curve], axis: str, wide: bool) -> Figure:
-    """The key stands at the right end on a screen and under the axis on a phone."""
-    figure, ax = _panel(canvas, wide, 0 if wide else ROW_IN * len(series), LABEL_IN if wide else EDGE_IN)
-    height, key = figure.get_figheight(), ROW_IN * len(series)
-    for place, (curve, (colour, dash, mark)) in enumerate(zip(series, cycle(_LINES), strict=False)):
-        line: dict[str, Any] = {"color": _INK[colour], "ls": dash, "marker": mark, "ms": MARK_PT, "lw": LINE_PT}
+    """A panel for each kind of curve, on one scale: side by side on a screen, one over the other on a phone."""
+    panels, names = (list(dict.fromkeys(x)) for x in ([s.panel for s in series], [s.name for s in series]))
+    look = dict(zip(names, cycle(_LINES), strict=False))
+    width, key = WIDE_IN if wide else NARROW_IN, ROW_IN * len(names)
+    each = PANEL_IN + AXIS_IN
+    figure = canvas(figsize=(width, each if wide else each * len(panels) + key))
+    room = (width - LABEL_IN) / len(panels) if wide else width
+    ends = [100 * x for s in series for pair in s.intervals for x in pair]
+    for place, panel in enumerate(panels):
+        left, bottom = (room * place, 0) if wide else (0, key + each * (len(panels) - 1 - place))
+        box = (left + TICK_IN, bottom + AXIS_IN, room - TICK_IN - EDGE_IN, PANEL_IN - ROW_IN)
+        ax = _axes(figure, box)
+        ax.set_title(panel, loc="left", size=SMALL_PT, weight="bold", color=INK["muted"])
+        _bands(ax, [s for s in series if s.panel == panel], look)
+        ax.set_ylim(min(ends) - 1, max(ends) + 1)
+        ax.set_ylabel("" if wide and place else axis)
+    for place, name in enumerate(names):
+        x = width - LABEL_IN + EDGE_IN if wide else TICK_IN
+        _key(figure, x, (each if wide else key) - ROW_IN * (place + 1 / 2), _short(name), _line_of(look[name]))
+    return figure
+
+
+_Look = tuple[str, str, str]  # colour, dash, marker
+
+
+def _line_of(look: _Look) -> dict[str, Any]:
+    colour, dash, mark = look
+    return {"color": INK[colour], "ls": dash, "marker": mark, "ms": MARK_PT, "lw": LINE_PT}
+
+
+def _bands(ax: Any, series: Sequence[Curve], look: Mapping[str, _Look]) -> None:
+    """The curves of one panel over their intervals."""
+    for curve in series:
         k = range(1, len(curve.values) + 1)
         low, high = ([100 * ends[i] for ends in curve.intervals] for i in (0, 1))
-        ax.fill_between(k, low, high, color=_INK[colour], alpha=BAND_ALPHA, lw=0)
-        ax.plot(k, [100 * x for x in curve.values], **line)
-        x = WIDE_IN - LABEL_IN + EDGE_IN if wide else TICK_IN
-        y = (height if wide else key) - ROW_IN * (place + 1 / 2)
-        _key(figure, x, y, _short(curve.name), line)
+        ax.fill_between(k, low, high, color=INK[look[curve.name][0]], alpha=BAND_ALPHA, lw=0)
+        ax.plot(k, [100 * x for x in curve.values], **_line_of(look[curve.name]))
     ax.set_xlabel("branches k")
-    ax.set_ylabel(axis)
     ax.set_xlim(1 - PAD_RATIO, max(2, *(len(s.values) for s in series)) + PAD_RATIO)
     ax.locator_params(axis="x", integer=True)
-    return figure
 
 
 def _costs(canvas: type[Figure], spots: Sequence[Spot], axis: str, wide: bool) -> Figure:
     figure, ax = _panel(canvas, wide, 0, EDGE_IN)
     for s in spots:
         (a_low, a, a_high), (c_low, c, c_high) = s.accuracy, s.cost
-        colour = _INK["open" if s.hollow else "ink"]
+        colour = INK["open" if s.hollow else "ink"]
         style = {"color": colour, "lw": HAIR_PT, "solid_capstyle": "butt"}
         ax.plot([c, c], [100 * a_low, 100 * a_high], **style)
         ax.plot([c_low, c_high], [100 * a, 100 * a], **style)
-        face = _INK["paper"] if s.hollow else colour
+        face = INK["paper"] if s.hollow else colour
         ax.plot([c], [100 * a], marker="o", ms=MARK_PT, mfc=face, mec=colour, mew=LINE_PT, ls="none")
         ax.annotate(
             s.number, (c, 100 * a), xytext=(MARK_PT, MARK_PT), textcoords="offset points", size=SMALL_PT, color=colour
@@ -340,12 +313,12 @@ def _bars(canvas: type[Figure], series: Sequence[Bars], axis: str, wide: bool) -
     for k, (s, (colour, *_)) in enumerate(zip(series, cycle(_LINES), strict=False)):
         x = [places.index(round(at, 6)) + (k - (len(series) - 1) / 2) * width for at in s.at]
         right, wrong = [100 * v for v in s.right], [100 * v for v in s.wrong]
-        style: dict[str, Any] = {"width": width, "edgecolor": _INK[colour], "lw": LINE_PT / 2}
-        ax.bar(x, right, facecolor=_INK[colour], **style)
-        ax.bar(x, wrong, bottom=right, facecolor=_INK["paper"], **style)
+        style: dict[str, Any] = {"width": width, "edgecolor": INK[colour], "lw": LINE_PT / 2}
+        ax.bar(x, right, facecolor=INK[colour], **style)
+        ax.bar(x, wrong, bottom=right, facecolor=INK["paper"], **style)
         left = WIDE_IN - LABEL_IN + EDGE_IN if wide else TICK_IN
         y = (height if wide else key) - ROW_IN * (k + 1 / 2)
-        _key(figure, left, y, _short(s.name), {"color": _INK[colour], "marker": "s", "ms": MARK_PT, "ls": "none"})
+        _key(figure, left, y, _short(s.name), {"color": INK[colour], "marker": "s", "ms": MARK_PT, "ls": "none"})
     ax.set_xticks(range(len(places)), [number(100 * x, 0) for x in places])
     ax.set_xlabel("share of the branches that give the winner, %")
     ax.set_ylabel(axis)
@@ -357,127 +330,21 @@ def _panel(canvas: type[Figure], wide: bool, key: float, right: float) -> tuple[
     width = WIDE_IN if wide else NARROW_IN
     height = PANEL_IN + AXIS_IN + key
     figure = canvas(figsize=(width, height))
-    room = (width - TICK_IN - right, PANEL_IN - TOP_IN)
-    ax = figure.add_axes((TICK_IN / width, (AXIS_IN + key) / height, room[0] / width, room[1] / height))
+    return figure, _axes(figure, (TICK_IN, AXIS_IN + key, width - TICK_IN - right, PANEL_IN - TOP_IN))
+
+
+def _axes(figure: Figure, box: tuple[float, float, float, float]) -> Any:
+    """A pair of axes at a place in inches: left, bottom, width, height."""
+    width, height = figure.get_size_inches()
+    left, bottom, across, up = box
+    ax = figure.add_axes((left / width, bottom / height, across / width, up / height))
     ax.locator_params(axis="y", nbins=6)
-    ax.grid(axis="y", color=_INK["line"], lw=HAIR_PT / 2)
+    ax.grid(axis="y", color=INK["line"], lw=HAIR_PT / 2)
     ax.set_axisbelow(True)
     ax.yaxis.set_major_formatter(lambda x, _: number(x, 0))
-    return figure, ax
+    return ax
 
 
 def _key(figure: Figure, x: float, y: float, name: str, line: dict[str, Any]) -> None:
     _line(figure, (x, x + ROW_IN / 2, x + ROW_IN), (y, y, y), markevery=[1], **line)
     _text(figure, x + ROW_IN + EDGE_IN, y, name)
-
-
-# ---------------------------------------------------------------- from figure to page
-
-
-@contextmanager
-def _drawing(name: str) -> Iterator[type[Figure]]:
-    """Our settings while drawing, the caller's again afterwards; ids made from `name`, the same every time."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's fonts have it
-        yield Figure
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """Figures as files: their kind, the bytes of each by its name, and the table of the numbers behind it."""
-
-    kind: str
-    made: dict[str, bytes]
-    behind: dict[str, Sequence[Sequence[object]]]
-
-
-KINDS = ("pdf", "svg")
-_FILES: ContextVar[Files | None] = ContextVar("files", default=None)
-# The page's light colours, which a file on paper keeps.
-PRINTED = {
-    "ink": "#1b1d21", "muted": "#5c6168", "line": "#c8c7c1", "paper": "#ffffff",
-    "drop": "#b0261c", "lift": "#14713f", "same": "#0b62a0", "open": "#696d74", "second": "#9a4d00",
-}  # fmt: skip
-_PAINTED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
-
-
-@contextmanager
-def as_files(kind: str) -> Iterator[Files]:
-    """Every figure drawn inside is also a file. kind: one of KINDS."""
-    files = Files(kind, {}, {})
-    token = _FILES.set(files)
-    try:
-        yield files
-    finally:
-        _FILES.reset(token)
-
-
-def _file(figure: Figure, kind: str) -> bytes:
-    """The figure by itself, in the light colours; the same bytes every time."""
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    _paint(figure)
-    out = io.BytesIO()
-    bare: dict[str, None] = dict.fromkeys(
-        ("CreationDate", "Creator", "Producer") if kind == "pdf" else ("Date", "Creator")
-    )
-    canvas = FigureCanvasPdf if kind == "pdf" else FigureCanvasSVG
-    canvas(figure).print_figure(out, format=kind, metadata=bare, bbox_inches="tight")
-    return out.getvalue()
-
-
-def _paint(figure: Figure) -> None:
-    """Replace the stand-in colours on everything drawn."""
-    from matplotlib.colors import to_hex
-
-    printed = {stand_in: PRINTED[name] for name, stand_in in _INK.items()}
-    figure.canvas.draw()  # ticks are made when they are drawn
-    for artist in figure.findobj():
-        for what in _PAINTED:
-            if (get := getattr(artist, f"get_{what}", None)) is None:
-                continue
-            held = get()  # a colour, or a row of them each
-            first = held[0] if getattr(held, "ndim", 1) == 2 and len(held) else held
-            if len(first) == 0 or (isinstance(first, str) and first == "none"):
-                continue
-            if (colour := printed.get(to_hex(first))) is not None:
-                getattr(artist, f"set_{what}")(colour)
-
-
-def _svg(figure: Figure, name: str, kind: str, title: str) -> str:
-    """The figure as an inline SVG element with a title, unique ids, and the page's colours and fonts."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    out = io.StringIO()
-    FigureCanvasSVG(figure).print_figure(
-        out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    )
-    text = out.getvalue()
-    text = text[text.index("<g ") : text.rindex("</svg>")]
-    ids = {i: f"{name}-{place}" for place, i in enumerate(dict.fromkeys(_USED.findall(text)))}
-    text = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], ids), text)
-    text = re.sub(r">\s+<", "><", text)
-    width, height = (72 * x for x in figure.get_size_inches())
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" role="img" aria-labelledby="{name}" '
-        f'style="width:{4 * width / 3:.0f}px" viewBox="0 0 {width:g} {height:g}">'
-        f'<title id="{name}">{escape(title)}</title>{text}</svg>'
-    )
-
-
-_USED = re.compile(r'(?:url\(|href=")#([\w.-]+)')
-_DROP = re.compile(r'font-family: [^;"]*;? ?| transform="rotate\(-0 [^"]*"')
-_COLOUR = re.compile("|".join(_INK.values()))
-_VARIABLE = {stand_in: f"var(--{name})" for name, stand_in in _INK.items()}
-
-
-def _tag(tag: str, ids: Mapping[str, str]) -> str:
-    """One tag of matplotlib's SVG, rewritten; the text between tags, which holds names, is never touched."""
-    tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{ids[m[1]]}"' if m[1] in ids else "", tag)
-    tag = re.sub(r'(url\(|href=")#([\w.-]+)', lambda m: f"{m[1]}#{ids[m[2]]}", tag).replace("xlink:href", "href")
-    tag = _COLOUR.sub(lambda m: _VARIABLE[m[0]], _DROP.sub("", tag))
-    return re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"\s+", " ", tag))

@@ -28,6 +28,12 @@ class Grid(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
+def grid(label: str, caption: str, heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> Grid:
+    """A table without the columns in which no row has anything to say."""
+    kept = [i for i in range(len(heads)) if not i or any(row[i] != words.DASH for row in rows)]
+    return Grid(label, caption, [heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
 class Shown(NamedTuple):
     """Effects as a figure and as the lines of one table."""
 
@@ -64,7 +70,7 @@ def axis1(axis: Json | None) -> Json | None:
         "together": Grid(
             "Simultaneous intervals of axis 1",
             "Intervals in points that hold for all shapes at once.",
-            [("shape", ""), ("points", ""), (f"{words.LEVEL} together", "m-together")],
+            [("shape", ""), ("points", "m-effect"), (f"{words.LEVEL} together", "m-together")],
             [[e["name"], points(e["value"]), span(*together[e["name"]])] for e in axis["effects"]],
         ),
     }
@@ -163,7 +169,7 @@ def _leaks(planners: Sequence[Json]) -> Iterator[Named]:
 
 def _plans(planners: Sequence[Json]) -> Grid:
     heads = [
-        ("plans of", ""), ("parameters", ""), ("steps right", "m-quality"), ("state the answer", "m-leaks"),
+        ("plans of", ""), ("parameters", "m-parameters"), ("steps right", "m-quality"), ("state the answer", "m-leaks"),
         ("copied when right", "m-copy"), ("followed when wrong", "m-follow"), ("so without a plan", "m-follow"),
     ]  # fmt: skip
     rows = [
@@ -173,7 +179,7 @@ def _plans(planners: Sequence[Json]) -> Grid:
         ]
         for p in planners
     ]  # fmt: skip
-    return Grid(
+    return grid(
         "Plans of axis 2", "What the plans say and how often the executor answers what they imply, in %.", heads, rows
     )
 
@@ -188,142 +194,14 @@ def _answers(planners: Sequence[Json]) -> Grid:
         follow = p["following"]
         other = [rate(follow[k]) for k in ("without_plan", "right_anyway")] if follow else [words.DASH] * 2
         rows.append([p["planner"], rate(p["rescue"]), rate(p["retention"]), rate(follow), *other])
-    return Grid("Rescue, retention and following", "In %, with intervals.", heads, rows)
+    return grid(
+        "Rescue, retention and following", "What becomes of items with the plan, in %, with intervals.", heads, rows
+    )
 
 
 def rate(r: Json | None) -> str:
     """A rate of the summary: '62.5 [48.1, 75.0]'."""
     return words.DASH if r is None else f"{points(r['rate'], sign=False)} {span(r['low'], r['high'], sign=False)}"
-
-
-# ---------------------------------------------------------------- axis 3
-
-
-def axis3(axis: Json | None) -> Json | None:
-    """Curves over k, vote and oracle, measures of spread, what changed in the branches, and costs."""
-    if axis is None:
-        return None
-    series = {axis["condition"]: axis, **axis["scaffolded"]}
-    groups = [plots.Group(name, _branch_marks(b)) for name, b in series.items()]
-    title = f"Accuracy of one branch, of the vote and of the oracle. {SAME}"
-    figure = plots.forest(groups, title=title, axis="% of items right", name="forest3", sign=False)
-    drawn = [
-        plots.Curve(f"{curve}@k, {name}", b[f"{curve}_at_k"], b[f"{curve}_at_k_interval"])
-        for name, b in series.items()
-        for curve in ("pass", "maj")
-    ]
-    title = "pass@k and maj@k against the number of branches. The table below holds their ends."
-    curves = plots.curves(drawn, title=title, axis="pass@k and maj@k, %", name="curves3")
-    changes: list[Json] = [{"name": n, **c, "table": split_table(n, c)} for n, c in axis["changes"].items()]
-    return {
-        "series": series,
-        "figure": markup(figure),
-        "curves": markup(curves),
-        "groups": [("", [line(e) for e in (axis["useful"], *axis["effects"])])],
-        "measures": _measures(series),
-        "changes": changes,
-        "decomposed": markup(_decomposed(changes)),
-        "agreement": _agreement(series),
-        "pareto": pareto(axis["pareto"]),
-    }
-
-
-def _decomposed(changes: Sequence[Json]) -> str:
-    """The change of distinct answers as the sum of what became of right and of wrong ones."""
-    groups = []
-    for c in changes:
-        parts = c["splits"]["unique"]
-        named = (("all answers", "total"), ("right answers", "right"), ("wrong answers", "wrong"))
-        marks = [plots.effect_mark(parts[key], words.kind(parts[key]["verdict"]), label) for label, key in named]
-        groups.append(plots.Group(f"{c['name']} minus {c['against']}", marks))
-    if not groups:
-        return ""
-    title = "Change in distinct answers, split into right and wrong ones. The tables below hold the same numbers."
-    return plots.forest(groups, title=title, axis="distinct answers per 100 items", name="decomposed3")
-
-
-def _agreement(series: Mapping[str, Json]) -> Json | None:
-    """How many of an item's branches give the winner, and how often the winner is then right."""
-    known = {name: b["calibration"]["levels"] for name, b in series.items() if b["calibration"]}
-    if not known:
-        return None
-    drawn, rows = [], []
-    for name, levels in known.items():
-        whole = sum(x["n"] for x in levels)
-        right = [x["right"] * x["n"] / whole for x in levels]
-        wrong = [(1 - x["right"]) * x["n"] / whole for x in levels]
-        drawn.append(plots.Bars(name, [x["stated"] for x in levels], right, wrong))
-        rows += [
-            [name, points(x["stated"], sign=False), str(x["n"]), points(x["right"], sign=False),
-             span(x["low"], x["high"], sign=False)]
-            for x in levels
-        ]  # fmt: skip
-    title = f"Agreement of the branches: items by the share of branches that give the winning answer. {SAME}"
-    heads = [("branches of", ""), ("share of the winner", "m-agreement"), ("items", ""), ("vote right", "m-agreement"),
-             (f"{words.LEVEL} interval", "m-interval")]  # fmt: skip
-    return {
-        "figure": markup(plots.bars(drawn, title=title, axis="% of items", name="agreement3")),
-        "table": Grid("Agreement of the branches", "Shares in %.", heads, rows),
-    }
-
-
-def _branch_marks(b: Json) -> list[plots.Mark]:
-    first, last = b["pass_at_k_interval"][0], b["pass_at_k_interval"][-1]
-    low, high = b["vote_interval"]
-    ties = (b["vote_low_tie"], b["vote_high_tie"]) if b["ties"] else None
-    return [
-        plots.Mark("one branch", b["per_branch"], first[0], first[1]),
-        plots.Mark(f"vote of {b['branches']}", b["vote"], low, high, inner=ties),
-        plots.Mark("oracle, at least one right", b["oracle"], last[0], last[1]),
-    ]
-
-
-# key of "measures", heading, and whether it is a share
-_MEASURES = (
-    ("disagreement", "disagree", True), ("all_equal", "all equal", True), ("duplicates", "same text", True),
-    ("unique_right", "right answers", False), ("unique_wrong", "wrong answers", False),
-)  # fmt: skip
-
-
-def _measures(series: Mapping[str, Json]) -> Grid:
-    heads = [
-        ("branches of", ""), *((head, "m-spread3") for _, head, _ in _MEASURES), ("order \u03c4", "m-order"),
-        ("left to right \u03c4", "m-order"), ("ECE of the winner's share", "m-ece"), ("by chance", "m-ece"),
-    ]  # fmt: skip
-    rows = []
-    for name, b in series.items():
-        found = [_value(b["measures"].get(key), share) for key, _, share in _MEASURES]
-        order, sure = b["order"] or {"tau": None, "left_to_right": None}, b["calibration"]
-        stated = [_value({**sure, "value": sure["ece"]}, True), points(sure["chance"], sign=False)] if sure else []
-        row = [*found, *(_value(order[k], False) for k in ("tau", "left_to_right")), *(stated or [words.DASH] * 2)]
-        rows.append([name, *row])
-    return Grid("How the branches differ", "Shares in %, counts and \u03c4 as they are, with intervals.", heads, rows)
-
-
-def _value(m: Json | None, share: bool) -> str:
-    if m is None:
-        return words.DASH
-    if share:
-        return f"{points(m['value'], sign=False)} {span(m['low'], m['high'], sign=False)}"
-    return f"{number(m['value'], 2)} [{number(m['low'], 2)}, {number(m['high'], 2)}]"
-
-
-def split_table(name: str, change: Json) -> Grid:
-    rows = []
-    for measure, parts in change["splits"].items():
-        cells = [_split_cell(parts[key], measure == "disagreement") for key in ("total", "right", "wrong")]
-        rows.append([_SPLITS.get(measure, measure), *cells])
-    heads = [("change in", ""), ("total", "m-split"), ("right set", "m-split"), ("wrong set", "m-split")]
-    return Grid(f"What changed in {name}", "With intervals; total = right set + wrong set.", heads, rows)
-
-
-_SPLITS = {"unique": "distinct answers", "disagreement": "disagreement, points", "entropy": "entropy, nats"}
-
-
-def _split_cell(e: Json, share: bool) -> str:
-    if share:
-        return f"{points(e['value'])} {span(e['low'], e['high'])}"
-    return f"{number(e['value'], 2, sign=True)} [{number(e['low'], 2, sign=True)}, {number(e['high'], 2, sign=True)}]"
 
 
 # ---------------------------------------------------------------- pipelines, costs, failures
@@ -350,8 +228,10 @@ def pareto(found: Sequence[Json] | None) -> Json | None:
         ]
         for p in found
     ]  # fmt: skip
-    heads = [("arm", ""), ("accuracy", "m-accuracy"), (f"{words.LEVEL} interval", ""), ("tokens an item", "m-pareto"),
-             ("no dearer and no worse", "m-pareto")]  # fmt: skip
+    heads = [
+        ("arm", ""), ("accuracy", "m-accuracy"), (f"{words.LEVEL} interval", "m-interval"),
+        ("tokens an item", "m-pareto"), ("no dearer and no worse", "m-pareto"),
+    ]  # fmt: skip
     return {
         "figure": markup(plots.costs(spots, title=title, axis="tokens read an item", name="pareto")),
         "table": Grid("Accuracy and cost", "Cheapest first; accuracy in %.", heads, rows),
@@ -401,7 +281,7 @@ def failures(conditions: Sequence[Json]) -> Json | None:
     ]
     resolved = sum(e["said"] in ("drop", "lift") for _, lines in groups for e in lines)
     return {
-        "table": Grid("Failures of format", "Completions with a failure, in % of each condition's.", heads, rows),
+        "table": grid("Failures of format", "Completions with a failure, in % of each condition's.", heads, rows),
         "groups": [(title, lines) for title, lines in groups if lines],
         "count": sum(len(lines) for _, lines in groups),
         "resolved": resolved,

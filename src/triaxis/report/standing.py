@@ -12,8 +12,9 @@ from typing import Any
 
 from triaxis.registry.sights import sights
 from triaxis.report import plots, words
+from triaxis.report.diversity import split_table
 from triaxis.report.embed import markup
-from triaxis.report.sections import POINTS, SAME, Grid, Named, effects, split_table
+from triaxis.report.sections import POINTS, SAME, Grid, Named, effects
 from triaxis.report.words import number, points
 
 Json = Mapping[str, Any]
@@ -35,7 +36,13 @@ def adapters(found: Json | None) -> Json | None:
         ("Scaffold or plan minus the bare question, before", _costs(found, "before")),
         ("Scaffold or plan minus the bare question, after", _costs(found, "after")),
     ]
-    heads = [("arm", ""), ("without", ""), ("adapter", ""), ("was", "m-accuracy"), ("now", "m-accuracy")]
+    heads = [
+        ("arm", ""),
+        ("without", "m-adapters"),
+        ("adapter", "m-adapters"),
+        ("was", "m-accuracy"),
+        ("now", "m-accuracy"),
+    ]
     rows = [
         [e["condition"], e["against"], e["adapter"], points(e["was"], sign=False), points(e["now"], sign=False)]
         for e in found["effects"]
@@ -103,8 +110,9 @@ def _beside(axis: str, name: str, mine: Sequence[Json], claims: Sequence[Json]) 
     ends = (min(c["points"] for c in claims), max(c["points"] for c in claims))
     own = (min(e["value"] for e in mine), max(e["value"] for e in mine))
     heads = [
-        ("claim", ""), ("numbers", ""), ("task", ""), ("executor", ""), ("n", ""), ("points", ""),
-        ("what they allow", "m-published"), ("verdict on them", "m-published"), ("set as", ""),
+        ("claim", ""), ("numbers", "m-published"), ("task", ""), ("executor", ""), ("n", "m-published"),
+        ("points", "m-published"), ("what they allow", "m-published"), ("verdict on them", "m-published"),
+        ("set as", "m-published"),
     ]  # fmt: skip
     return {
         "name": name,
