@@ -125,6 +125,19 @@ def test_two_networks_of_one_base_take_turns_beside_its_weights(adapters: Callab
         assert [e.generate_ids(prompt, d) for e in (base, *both)] == wanted
 
 
+def test_gradients_go_through_the_layers_as_written() -> None:
+    network = loaded().checkpoint.network
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        wanted = network(ids)
+    in_few_kernels(network)
+    network.embedding().weight.requires_grad_(True)  # type: ignore[union-attr]
+    made = network(ids)
+    torch.testing.assert_close(made, wanted)
+    made.sum().backward()
+    assert network.embedding().weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
 def test_layers_of_another_kind_are_left_alone() -> None:
     executor = tx.load_executor("tiny")
     network = executor.checkpoint.network

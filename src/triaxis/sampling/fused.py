@@ -166,7 +166,9 @@ class Fused:
         self, layer: Layer, x_BQD: Tensor, canvas: Canvas, select_BK: Tensor | None,
         kept: tuple[Tensor, Tensor] | None,
     ) -> Tensor:  # fmt: skip
-        """As `Layer.forward`; `x_BQD` is written over."""
+        """As `Layer.forward`; `x_BQD` is written over, unless a gradient is wanted."""
+        if torch.is_grad_enabled():
+            return layer.forward(x_BQD, canvas, select_BK, kept)
         if layer is self.first:
             self._begin(x_BQD)
         w, c = self.layers[layer], layer.shape
