@@ -21,11 +21,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from triaxis.errors import UserError
 from triaxis.limits import open_parquet, parse_json, stream_lines
-from triaxis.store import SCHEMA, TABLES, GradeRow, PlanRow, Row, Store, refuse_sealed
+from triaxis.store import SCHEMA, TABLES, GradeRow, PlanRow, Row, Store, lock, refuse_sealed
 
 FORMAT = 1
 PART = 10_000  # rows in memory at once
@@ -181,10 +182,8 @@ def import_store(source: Path, folder: Path) -> dict[str, int]:
     meta, target = read_head(source), folder / "rows.sqlite"
     if target.exists():
         raise UserError(f"{folder} holds a study already; choose another --out")
-    scratch = folder / "rows.importing.sqlite"
-    try:
-        scratch.unlink(missing_ok=True)
-        with Store(scratch, write=True) as store:
+    with lock(folder), TemporaryDirectory(prefix=".importing-", dir=folder) as scratch:
+        with Store(Path(scratch) / "rows.sqlite", write=True) as store:
             records = read_export(source)
             while part := list(islice(records, PART)):
                 store.append(part)
@@ -198,9 +197,7 @@ def import_store(source: Path, folder: Path) -> dict[str, int]:
             for key in meta.keys() - {"schema", *(f"tally:{t}" for t in TABLES)}:
                 store.set(key, meta[key])
             counts = {"rows": store.tally("rows").rows, "plans": store.tally("plans").rows}
-        scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)
+        store.path.rename(target)
     return counts
 
 

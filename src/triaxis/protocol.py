@@ -8,6 +8,7 @@ from typing import Any
 
 from triaxis.errors import UserError
 from triaxis.limits import check_form, parse_json
+from triaxis.store import identity
 
 _STUDY = ("n", "seeds", "task", "executor", "decode", "planners", "conditions", "adapters", "engine", "items_hash")
 _SAMPLE = (
@@ -37,6 +38,16 @@ STUDY = {
     "conditions": [_CARD], "decode": {"temperature": float, "remasking": str}, "executor": {"name": str},
     "left_out?": {"*": str},
 }  # fmt: skip
+
+
+def hashes(card: Mapping[str, Any]) -> dict[str, str]:
+    """The two hashes of a protocol card, from its other fields. `protocol_hash` covers how text becomes a row,
+    `study_hash` also which rows a study has. KeyError where a field is missing.
+    """
+    how = {key: card[key] for key in ("executor", "decode", "task", "engine")}
+    rows = {key: card[key] for key in ("planners", "conditions", "seeds", "n", "items_hash")}
+    adapters = {"adapters": card["adapters"]} if "adapters" in card else {}
+    return {"protocol_hash": identity(how), "study_hash": identity({**how, **rows, **adapters})}
 
 
 def read_protocol(held: str, folder: Path, form: Mapping[str, Any] = STUDY) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Store:
             refuse_sealed(path.parent)
         with ExitStack() as opened:
             if write:
-                opened.enter_context(_lock(path.parent))
+                opened.enter_context(lock(path.parent))
             try:
                 self._db = opened.enter_context(closing(_connect(path, write=write)))
                 schema = self._schema(_another(write))
@@ -394,7 +394,7 @@ def _wal(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA journal_mode=DELETE")
 
 
-def _lock(folder: Path) -> TextIO:
+def lock(folder: Path) -> TextIO:
     """An exclusive lock beside the store, held until closed; freed by the system when the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
