@@ -26,6 +26,8 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("branching", "tracing"),
     ("study",),
     ("summary",),
+    ("spread",),
+    ("hands",),
     ("jobs",),
     ("compute",),
     ("train",),

@@ -115,7 +115,7 @@ def executor_card(executor: Executor) -> dict[str, Any]:
         "family": family.name,
         "parameters": executor.parameters,
         "dtype": str(weights.dtype).removeprefix("torch."),
-        "device": weights.device.type,
+        "device": executor.checkpoint.elsewhere or weights.device.type,
         "attention": "torch scaled_dot_product_attention",
         "revision": executor.checkpoint.revision,
         "start": family.start,
@@ -192,11 +192,11 @@ def make_plans(
     plans: dict[tuple[str, str], PlanRow] = {}
     for done, source in enumerate(names):
         progress("planning", done, len(names))
-        plans |= _answers(store, arms, source) if source.startswith("rows:") else bank.fill(store, arms.maker, [source])
+        plans |= answers(store, arms, source) if source.startswith("rows:") else bank.fill(store, arms.maker, [source])
     return plans
 
 
-def _answers(store: Store, arms: Arms, source: str) -> dict[tuple[str, str], PlanRow]:
+def answers(store: Store, arms: Arms, source: str) -> dict[tuple[str, str], PlanRow]:
     """Plans made of what another condition answered, all branches of the first seed in order."""
     from triaxis.plans import bank
 
@@ -226,7 +226,7 @@ PART = 256  # items whose jobs are laid out at once, so that memory does not gro
 
 def sample(store: Store, arms: Arms, progress: Progress, seen: Seen = unseen) -> None:
     """Make the plans, then every missing row, appending after each batch; conditions that show answers come later."""
-    clock, total = _Clock(store), len(arms.items) * sum(map(arms.completions, arms.table))
+    clock, total = Clock(store), len(arms.items) * sum(map(arms.completions, arms.table))
     done = 0
 
     def note(rows: int, *, made: bool = True) -> None:
@@ -256,7 +256,7 @@ def sample(store: Store, arms: Arms, progress: Progress, seen: Seen = unseen) ->
             _write(part, [j for j in missing if j.condition.writer], add)
 
 
-class _Clock:
+class Clock:
     """Seconds a study has taken, over its restarts."""
 
     def __init__(self, store: Store) -> None:
@@ -274,13 +274,14 @@ def _complete(arms: Arms, missing: Sequence[Job], add: Callable[[list[Row]], Non
     for (decode, watch, adapter), group in groups.items():
 
         def append(places: list[int], made: list[Completion], group: list[Job] = group) -> None:
-            add([_completed(group[i].row, c) for i, c in zip(places, made, strict=True)])
+            add([completed(group[i].row, c) for i, c in zip(places, made, strict=True)])
 
         executor = arms.executor.with_adapters(adapter) if adapter else arms.executor
         executor.complete([j.ids for j in group], [j.key for j in group], decode, append, watch=watch)
 
 
-def _completed(row: Row, c: Completion) -> Row:
+def completed(row: Row, c: Completion) -> Row:
+    """A row with what the executor made of it."""
     trace: dict[str, Any] = {"order": c.order}
     if c.path:
         trace["path"] = [[text, len(list(same))] for text, same in groupby(c.path)]
@@ -299,12 +300,13 @@ def _write(arms: Arms, missing: Sequence[Job], add: Callable[[list[Row]], None])
     for group in groups.values():
 
         def append(places: list[int], made: list[Written], group: list[Job] = group) -> None:
-            add([_written(group[i].row, w) for i, w in zip(places, made, strict=True)])
+            add([written(group[i].row, w) for i, w in zip(places, made, strict=True)])
 
         writers[group[0].condition.name].complete([j.shown.user for j in group], [j.key for j in group], done=append)
 
 
-def _written(row: Row, w: Written) -> Row:
+def written(row: Row, w: Written) -> Row:
+    """A row with what an AR writer made of it."""
     return replace(
         row, text=w.text, tokens=w.forward_tokens, forwards=w.forwards, ended=not w.truncated, length=w.tokens
     )

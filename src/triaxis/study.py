@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,7 +23,7 @@ from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, Seen, executor_card, sample, silent, unseen
 from triaxis.limits import parse_json, read_text
 from triaxis.protocol import first_difference as _difference
-from triaxis.protocol import read_protocol
+from triaxis.protocol import hashes, read_protocol
 from triaxis.store import Store, identity
 from triaxis.summary import GRADER, grade, held_protocol, summarise, write_json
 from triaxis.version import __version__
@@ -30,12 +31,17 @@ from triaxis.version import __version__
 if TYPE_CHECKING:
     from typing import Self
 
+    from triaxis.compute import Compute
     from triaxis.models.planner import Planner
+    from triaxis.sampling.executor import Executor
     from triaxis.tasks.base import Item, Task
 
 TINY_PLANNERS = ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")
 
 Finish = Callable[[Path], object]  # what is made of a folder once its summary is written
+Sampler = Callable[[Store, Arms, Progress, Seen], None]  # makes the rows that are missing
+# (executor, dtype, device, planners, writing) to the executor and the planners by name
+Load = Callable[..., "tuple[Executor, dict[str, Callable[[], Planner]]]"]
 
 
 def nothing(folder: Path) -> None:
@@ -111,46 +117,65 @@ class Study:
         finish: Finish = nothing,
         prereg: Path | None = None,
         seen: Seen = unseen,
+        compute: Compute | str | None = None,
     ) -> dict[str, Any]:
         """Run or go on with the study in folder `out`; the summary, also written there.
 
         Rows present are kept and only missing ones are made; a study that is there already is not loaded again.
         finish: called with the folder at the end; `triaxis.Study` writes the report there. prereg: a file of
         predictions whose hash is stamped into the study, with the number of rows that were there before. seen: told of
-        rows as they are stored.
+        rows as they are stored. compute: workers that make the rows, "processes", "ray" or a `Compute`; by default
+        this process. It changes no row, and a study may go on with another.
         UserError where `out` holds another study, or a name or setting is unknown; then nothing in it has changed.
         """
         out = Path(out)
-        summary = (finished(self, out) if prereg is None else None) or _made(self, out, progress, prereg, seen)
+        summary = (finished(self, out) if prereg is None else None) or _made(self, out, progress, prereg, seen, compute)
         progress("report", 0, 1)
         finish(out)
         progress("report", 1, 1)
         return summary
 
-    def sample(self, out: str | Path, progress: Progress = silent, seen: Seen = unseen) -> int:
+    def sample(
+        self, out: str | Path, progress: Progress = silent, seen: Seen = unseen, compute: Compute | str | None = None
+    ) -> int:
         """Make the plans and rows only, and count the rows; `triaxis grade` makes the rest, on any machine.
 
         Needs no package for grading, statistics or pages. Errors as `run`.
         """
-        s = prepare(self, progress)
-        with Store(Path(out) / "rows.sqlite", write=True) as store:
+        with opened(self, progress, compute) as (s, fill), Store(Path(out) / "rows.sqlite", write=True) as store:
             bind(store, s, Path(out))
-            sample(store, s.arms, progress, seen)
+            fill(store, s.arms, progress, seen)
             return len(store.row_ids())
 
 
-def _made(study: Study, out: Path, progress: Progress, prereg: Path | None, seen: Seen) -> dict[str, Any]:
+@contextmanager
+def opened(
+    study: Study, progress: Progress = silent, compute: Compute | str | None = None
+) -> Iterator[tuple[OpenStudy, Sampler]]:
+    """The study with everything loaded, and what makes its rows: this process, or workers for as long as it is open."""
+    if compute is None:
+        yield prepare(study, progress), sample
+        return
+    from triaxis.compute import Compute
+    from triaxis.spread import Company
+
+    with Company(Compute(kind=compute) if isinstance(compute, str) else compute) as company:
+        yield prepare(study, progress, company.load), company.sample
+
+
+def _made(
+    study: Study, out: Path, progress: Progress, prereg: Path | None, seen: Seen, compute: Compute | str | None
+) -> dict[str, Any]:
     if prereg is not None:
         from triaxis.estimate.prereg import load
 
         load(prereg)  # a file that cannot be used is refused before anything else is loaded
-    s = prepare(study, progress)
-    with Store(out / "rows.sqlite", write=True) as store:
+    with opened(study, progress, compute) as (s, fill), Store(out / "rows.sqlite", write=True) as store:
         bind(store, s, out)
         if prereg is not None:
             _stamp(store, prereg)
         for part in _parts(s):
-            sample(store, part.arms, progress, seen)
+            fill(store, part.arms, progress, seen)
             keep = store.grades() if store.get("grader") == GRADER else {}
             grade(store, s.task, part.items, progress, keep=keep)
             store.set("items", str(len(part.items)))
@@ -277,8 +302,18 @@ class OpenStudy:
         return protocol_card(self)
 
 
-def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
-    """Check every name and load the executor and the task, before anything is written."""
+def _load_here(
+    executor: str, dtype: str | None, device: str | None, planners: Sequence[str], writing: Mapping[str, object]
+) -> tuple[Executor, dict[str, Callable[[], Planner]]]:
+    from triaxis.plans.sources import planner_table
+    from triaxis.sampling.executor import load_executor
+
+    loaded = load_executor(executor, dtype=dtype, device=device)
+    return loaded, planner_table(planners, loaded, writing)
+
+
+def prepare(study: Study, progress: Progress = silent, load: Load = _load_here) -> OpenStudy:
+    """Check every name and load the executor and the task, before anything is written. load: where models are had."""
     from triaxis.models.folder import find_checkpoint
     from triaxis.models.planner import check_planner
     from triaxis.tasks import load_task
@@ -290,17 +325,15 @@ def prepare(study: Study, progress: Progress = silent) -> OpenStudy:
     find_checkpoint(study.executor, "executor")
     runnable(study, task, "")  # what the user must mend is said before anything is loaded
     progress("loading", 0, 1)
-    from triaxis.plans.sources import Maker, planner_table
-    from triaxis.sampling.executor import load_executor
+    from triaxis.plans.sources import Maker
     from triaxis.sampling.schedule import ENGINE
 
-    executor = load_executor(study.executor, dtype=study.dtype, device=study.device)
+    executor, planners = load(study.executor, study.dtype, study.device, study.planners, study.writing)
     table, left_out = runnable(study, task, executor.checkpoint.family.system)
     for spec in dict.fromkeys(c.adapter for c in table if c.adapter):
         executor.with_adapters(spec)  # one that does not fit is refused before anything is written
     preset = load_preset(study.preset)
     decode = override(executor.default_decode(), {**preset.decode, **study.decode})
-    planners = planner_table(study.planners, executor, study.writing)
     maker = Maker(task, items, executor, planners, study.seeds[0])
     arms = Arms(table, executor, task, items, maker, study.seeds, decode, ENGINE, preset.writer)
     opened = OpenStudy(study, arms, items, left_out)
@@ -339,16 +372,13 @@ def runnable(study: Study, task: Task, system: str) -> tuple[tuple[Condition, ..
 def protocol_card(s: OpenStudy) -> dict[str, Any]:
     """Everything a reader must know to compare two studies; `protocol_hash` covers how text becomes a row."""
     arms = s.arms
-    protocol = {
+    shown = dict.fromkeys(n for c in arms.table for n in (c.planner, c.writer) if n in s.study.planners)
+    planners = [planner_card(arms.maker.planners[name]()) for name in shown]
+    whole = {
         "executor": executor_card(arms.executor),
         "decode": arms.base_decode.card(),
         "task": {"name": s.task.name, "revision": s.task.revision, "grader": GRADER},
         "engine": arms.engine,
-    }
-    shown = dict.fromkeys(n for c in arms.table for n in (c.planner, c.writer) if n in s.study.planners)
-    planners = [planner_card(arms.maker.planners[name]()) for name in shown]
-    whole = {
-        **protocol,
         "planners": planners,
         "conditions": [{**c.card(), "completions": arms.completions(c)} for c in arms.table],
         "seeds": list(s.study.seeds),
@@ -358,8 +388,7 @@ def protocol_card(s: OpenStudy) -> dict[str, Any]:
     if arms.adapter_cards:  # an adapter trained anew at the same place is another study
         whole["adapters"] = {spec: identity({"schedule": card}) for spec, card in arms.adapter_cards.items()}
     return {
-        "protocol_hash": identity(protocol),
-        "study_hash": identity(whole),
+        **hashes(whole),
         **whole,
         "left_out": dict(s.left_out),
         "spec": s.study.spec(),

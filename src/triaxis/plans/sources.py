@@ -204,17 +204,20 @@ MEASURED = (*corrupt.FILLERS, "truncate")  # kinds measured in the executor's to
 
 
 def planner_table(
-    names: Sequence[str], executor: Executor | None = None, writing: Mapping[str, object] | None = None
+    names: Sequence[str],
+    executor: Executor | None = None,
+    writing: Mapping[str, object] | None = None,
+    device: str | None = None,
 ) -> dict[str, Callable[[], Planner]]:
     """Planners by name, each loaded once, when first used. UserError at once for an unknown prefix or name.
 
     executor: what "self" stands for; folders run on its device. writing: changes to the settings of all of them, which
     ask a model for a short plan, and the shipped planners, which know nothing else, the bare question. A bank
-    ("file:") keeps its own. UserError for an unknown setting.
+    ("file:") keeps its own. device: of folders, where there is no executor. UserError for an unknown setting.
     """
     override(Writing(), writing or {})
     loaded: dict[str, Planner] = {}
-    where = None if executor is None else next(executor.checkpoint.network.parameters()).device.type
+    where = device if executor is None else next(executor.checkpoint.network.parameters()).device.type
     above: Mapping[str, Callable[[str], Planner]] = {
         "self": lambda name: _self(executor, _writing(name, writing)),
         "file": files.open_bank,

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triaxis import study
 from triaxis.jobs import Progress, Seen, silent, unseen
 from triaxis.report import current, render
 from triaxis.study import Finish
+
+if TYPE_CHECKING:
+    from triaxis.compute import Compute
 
 
 def page(folder: Path) -> None:
@@ -31,10 +34,12 @@ class Study(study.Study):
         finish: Finish = page,
         prereg: Path | None = None,
         seen: Seen = unseen,
+        compute: Compute | str | None = None,
     ) -> dict[str, Any]:
         """Run or go on with the study in folder `out`; the summary, also written there with the report.
 
         Rows present are kept and only missing ones are made; a study that is finished already is not loaded again.
+        compute: workers that make the rows, "processes", "ray" or a `triaxis.compute.Compute`; by default this process.
         UserError where `out` holds another study, or a name or setting is unknown; then nothing in it has changed.
         """
-        return super().run(out, progress, finish, prereg, seen)
+        return super().run(out, progress, finish, prereg, seen, compute)
