@@ -202,7 +202,7 @@ def test_masked_share_switches_by_row(tiny: Executor, make: Callable[..., str]) 
     spec = make(1)
     mounted = mount(tiny.checkpoint.network, [read_adapter(spec)], "tiny")
     before = conductor(mounted, [Schedule.parse(f"{spec}@masked:0.5-1")] * 2)
-    before(Moment(0, 2, 0, 8, torch.tensor([1, 0]), torch.tensor([0.75, 0.25])))
+    before(Moment([1, 0], [0, 0], 2, [0, 0], 8, lambda: [0.75, 0.25]))
     assert mounted.switch.rows is not None
     assert mounted.switch.rows.tolist() == [[1.0], [0.0]]
 

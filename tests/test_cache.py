@@ -25,7 +25,7 @@ def keeper(shape: Shape = SHAPE, **changes: object) -> Keeper:
 
 def computed(k: Keeper, block: int, step: int) -> list[list[int]] | None:
     """First and last position and count of each row, None for the whole canvas."""
-    places = k.plan(CANVAS, STARTS, ENDS, block, step, None).places_BQ
+    places = k.plan(CANVAS, STARTS + 8 * block, ENDS, step, None).places_BQ
     return None if places is None else [[int(r[0]), int(r[-1]), len(r)] for r in places]
 
 
@@ -34,7 +34,7 @@ def with_shape(**changes: int) -> Shape:
 
 
 def test_no_cache_keeps_nothing_and_computes_everything() -> None:
-    plan = keeper().plan(CANVAS, STARTS, ENDS, 1, 2, None)
+    plan = keeper().plan(CANVAS, STARTS + 8, ENDS, 2, None)
     assert plan == (None, None)
 
 
@@ -72,19 +72,19 @@ def test_a_block_causal_network_computes_a_finished_block_once_more_with_the_nex
 
 def test_rows_that_wait_keep_their_memory_and_rows_that_leave_lose_it() -> None:
     k = keeper(with_shape(attend_block=4))
-    whole = k.plan(CANVAS, STARTS, ENDS, 0, 0, None).memory
+    whole = k.plan(CANVAS, STARTS, ENDS, 0, None).memory
     assert whole is not None
     for row, (key, value) in enumerate(whole.pairs):
         key.copy_(torch.arange(2)[:, None, None, None] + 10 * row)
         value.copy_(key)
-    k.plan(CANVAS, STARTS, ENDS, 0, 1, None)
+    k.plan(CANVAS, STARTS, ENDS, 1, None)
     one = torch.tensor([1])
-    part = k.plan(CANVAS[one], STARTS[one], ENDS[one], 0, 2, one).memory
+    part = k.plan(CANVAS[one], STARTS[one], ENDS[one], 2, one).memory
     assert part is not None
     assert [float(key.mean()) for key, _ in part.pairs] == [1.0, 11.0]
-    assert k.plan(CANVAS, STARTS, ENDS, 1, 0, None).memory is whole
-    k.keep(torch.tensor([False, True]))
-    left = k.plan(CANVAS[one], STARTS[one], ENDS[one], 1, 1, None).memory
+    assert k.plan(CANVAS, STARTS + 8, ENDS, 0, None).memory is whole
+    k.keep([1])
+    left = k.plan(CANVAS[one], STARTS[one] + 8, ENDS[one], 1, None).memory
     assert left is not None
     assert [float(key.mean()) for key, _ in left.pairs] == [1.0, 11.0]
 
@@ -102,15 +102,15 @@ def test_open_rows_shrink_again_from_the_rows_open_before(last: int) -> None:
     k = keeper(cache="dual")
     three = CANVAS[:1].expand(3, -1)
     starts, ends = torch.tensor([6, 5, 4]), torch.tensor([30, 29, 28])
-    whole = k.plan(three, starts, ends, 0, 0, None).memory
+    whole = k.plan(three, starts, ends, 0, None).memory
     assert whole is not None
     for pair in whole.pairs:
         for t in pair:
             t.copy_(torch.arange(3)[:, None, None, None])
     two = torch.tensor([0, 2])
-    k.plan(three[two], starts[two], ends[two], 0, 1, two)
+    k.plan(three[two], starts[two], ends[two], 1, two)
     one = two[last : last + 1]
-    part = k.plan(three[one], starts[one], ends[one], 0, 2, one).memory
+    part = k.plan(three[one], starts[one], ends[one], 2, one).memory
     assert part is not None
     assert part.pairs[0][0].shape[0] == 1
     assert float(part.pairs[0][0].mean()) == float(one)

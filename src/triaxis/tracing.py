@@ -23,8 +23,9 @@ from triaxis.sampling.schedule import Decode
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from triaxis.sampling.denoise import Denoised
     from triaxis.sampling.executor import Executor
+    from triaxis.sampling.rows import Denoised
+
 
 SCHEMA = 1
 EVEN = 1e-6  # two float32 probabilities nearer than this are no order

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from triaxis.errors import UserError, lookup
@@ -19,18 +20,18 @@ from triaxis.models.adapters import Gate, Mounted, adapter_fingerprint, find_ada
 
 
 class Standing(Protocol):
-    """What a schedule needs of `sampling.denoise.Moment`."""
+    """What a schedule needs of `sampling.denoise.Moment`: numbers, blocks and steps of the rows of a pass."""
 
     @property
-    def block(self) -> int: ...
+    def rows(self) -> list[int]: ...
+    @property
+    def block(self) -> list[int]: ...
     @property
     def blocks(self) -> int: ...
     @property
-    def step(self) -> int: ...
+    def step(self) -> list[int]: ...
     @property
-    def rows(self) -> Tensor: ...
-    @property
-    def masked_B(self) -> Tensor: ...
+    def masked(self) -> Callable[[], list[float]]: ...
 
 
 class At(NamedTuple):
@@ -95,8 +96,13 @@ class Schedule:
 
     @property
     def by_row(self) -> bool:
-        """Whether rows of one batch may differ under this schedule."""
+        """Whether rows at one block and step may differ under this schedule."""
         return any(w.kind == "masked" for t in self.terms for w in t.when)
+
+    @property
+    def by_block(self) -> bool:
+        """Whether rows at different blocks differ under this schedule."""
+        return any(w.kind in ("first", "last", "block") for t in self.terms for w in t.when)
 
     def check(self, blocks: int, steps: int) -> None:
         """UserError for a clause that would never hold in `blocks` blocks of `steps` steps: never a silent no-op."""
@@ -167,17 +173,23 @@ def _when(clause: str, spec: str) -> When:
 def conductor(mounted: Mounted, schedules: Sequence[Schedule]) -> Callable[[Standing], None]:
     """The hook that sets the switch before every forward pass; schedules: one a row of the batch."""
     distinct = dict.fromkeys(schedules)
-    single = next(iter(distinct)) if len(distinct) == 1 else None
-    uniform = single if single is not None and not single.by_row else None
+    by_share = any(s.by_row for s in distinct)
     device = next(mounted.network.parameters()).device
+    sent: dict[tuple[Gate, ...], Tensor] = {}  # the last ones on the device: sending waits for the passes before
 
     def before(m: Standing) -> None:
-        if uniform is not None:
-            mounted.switch.set([uniform.gate(At(m.block, m.blocks, m.step, 1.0), mounted.names)])
+        masked = m.masked() if by_share else [1.0] * len(m.rows)
+        stand = [
+            (schedules[r], At(b, m.blocks, s, x)) for r, b, s, x in zip(m.rows, m.block, m.step, masked, strict=True)
+        ]
+        known = {pair: pair[0].gate(pair[1], mounted.names) for pair in dict.fromkeys(stand)}
+        gates = tuple(known[pair] for pair in stand)
+        if len(set(gates)) == 1:
+            mounted.switch.set(gates[:1])
             return
-        masked = m.masked_B.tolist() if any(s.by_row for s in distinct) else [1.0] * len(m.rows)
-        ats = (At(m.block, m.blocks, m.step, share) for share in masked)
-        gates = [schedules[r].gate(at, mounted.names) for r, at in zip(m.rows.tolist(), ats, strict=True)]
-        mounted.switch.set(gates, device)
+        if gates not in sent:
+            sent.clear()
+            sent[gates] = torch.tensor(gates, device=device)
+        mounted.switch.gate, mounted.switch.rows = None, sent[gates]
 
     return before

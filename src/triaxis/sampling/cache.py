@@ -8,6 +8,7 @@ first pass of the next block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,37 +45,44 @@ class Keeper:
     def of(cls, d: Decode, shape: Shape, dtype: torch.dtype, watch: bool) -> Keeper:
         return cls(d, shape, dtype, (d.cache != "none" or shape.attend_block > 0) and not watch)
 
-    def plan(
-        self, canvas_BL: Tensor, starts_B: Tensor, ends_B: Tensor, block: int, step: int, open_B: Tensor | None
-    ) -> Plan:
-        """The pass at `step` of `block`, for all rows or those numbered `open_B`.
+    def plan(self, canvas_BL: Tensor, first_B: Tensor, ends_B: Tensor, step: int, open_B: Tensor | None) -> Plan:
+        """The pass at `step` of the rows' blocks, for all rows or those numbered `open_B`.
 
-        canvas_BL, starts_B, ends_B: canvas, first position of the first block, and of what follows the last, of those
+        canvas_BL, first_B, ends_B: canvas, first position of the block at work, and of what follows the last, of those
         rows.
         """
         if not self.keeps:
             return Plan(None, None)
         if step == 0:
             self._part = None
-        if self._full(block, step):
+        if self._full(step):
             both = torch.cat((canvas_BL, canvas_BL)) if self.d.cfg_scale > 0 else canvas_BL
             self.memory = Memory.empty(self.shape, both, self.dtype)
             self._part = None if open_B is None else (open_B, self.memory)
             return Plan(self.memory, None)
-        return Plan(self._of(open_B), self._places(starts_B, ends_B, block, step))
+        return Plan(self._of(open_B), self._places(first_B, ends_B, step))
 
-    def keep(self, stay_B: Tensor) -> None:
+    def keep(self, stay: Sequence[int]) -> None:
         """Forget the rows that left, between blocks. A mode that computes everything at a block's start forgets all."""
         self._part = None
-        if self.shape.attend_block and self.memory is not None:
-            self.memory = self.memory.take(torch.cat((stay_B, stay_B)) if self.d.cfg_scale > 0 else stay_B)
+        if self.shape.attend_block and self.memory is not None and stay:
+            rows = torch.tensor(stay, device=self.memory.pairs[0][0].device)
+            self.memory = self.memory.take(self._both(rows, self.memory))
         else:
             self.memory = None
 
-    def _full(self, block: int, step: int) -> bool:
+    def _full(self, step: int) -> bool:
+        if self.memory is None:  # a batch begins, or what would be read was not kept
+            return True
         if self.shape.attend_block:
-            return block == 0 and step == 0
+            return False
         return step == 0 or (self.d.refresh > 0 and step % self.d.refresh == 0)
+
+    def _both(self, rows_B: Tensor, memory: Memory) -> Tensor:
+        """Those rows of a memory; with guidance the second half of it holds their passes without the prompt."""
+        if self.d.cfg_scale == 0:
+            return rows_B
+        return torch.cat((rows_B, rows_B + memory.pairs[0][0].shape[0] // 2))
 
     def _of(self, open_B: Tensor | None) -> Memory:
         """The memory of the open rows. Those that wait need theirs again no sooner than the next block rewrites it."""
@@ -85,22 +93,18 @@ class Keeper:
         if before is None or not torch.equal(before[0], open_B):
             source = self.memory if before is None else before[1]
             rows = open_B if before is None else torch.searchsorted(before[0], open_B)
-            if self.d.cfg_scale > 0:
-                size = source.pairs[0][0].shape[0] // 2
-                rows = torch.cat((rows, rows + size))
-            self._part = (open_B, source.take(rows))
+            self._part = (open_B, source.take(self._both(rows, source)))
         assert self._part is not None
         return self._part[1]
 
-    def _places(self, starts_B: Tensor, ends_B: Tensor, block: int, step: int) -> Tensor:
+    def _places(self, first_B: Tensor, ends_B: Tensor, step: int) -> Tensor:
         """Consecutive positions to compute, (B, Q); a network that shifts needs the one before the block too."""
         k = self.d.block_length
         back = self.shape.shift + (k if self.shape.attend_block and step == 0 else 0)
         count = k
         if self.d.cache == "prefix" and not self.shape.attend_block:
-            count = int(ends_B[0] - starts_B[0]) - block * k  # the same in every row
-        first = starts_B + block * k - back
-        return first[:, None] + torch.arange(count + back, device=starts_B.device)
+            count = int(ends_B[0] - first_B[0])  # the same in every row
+        return (first_B - back)[:, None] + torch.arange(count + back, device=first_B.device)
 
 
 def bytes_a_token(network: Decoder, vocabulary: int, d: Decode, length: int) -> int:

@@ -2,7 +2,11 @@
 
 Exact with respect to LLaDA generate.py at temperature 0 (parity tests), and cheaper without changing a
 token: logits are made for the current block only, the last layer runs there only, rows whose end mark
-is committed leave. Knows networks only by `hidden` and `head`.
+is committed leave and others enter in their place. Knows networks only by `hidden` and `head`.
+
+Rows leave between blocks, so new ones enter there: all rows of a batch are at the same step of their own block, and the
+host knows where each stands without asking the device. Where the schedule does not fix how many passes a block takes
+(threshold, factor), every row goes on by itself, and rows leave and enter after any pass.
 
 B rows, L canvas tokens, K block tokens, V vocabulary.
 """
@@ -10,7 +14,8 @@ B rows, L canvas tokens, K block tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,8 +23,9 @@ from torch import Tensor
 
 from triaxis.models.parts import Decoder, Memory, Shape
 from triaxis.sampling.cache import Keeper, Plan
-from triaxis.sampling.graphs import Graphs, compile_layers, give_up, graphs_of, pick
+from triaxis.sampling.graphs import SIZES, Graphs, compile_layers, give_up, graphs_of, pick
 from triaxis.sampling.noise import ORDER, uniforms, with_noise
+from triaxis.sampling.rows import Denoised, Layout, Queue, Rows, results
 from triaxis.sampling.schedule import Decode
 
 
@@ -31,93 +37,34 @@ class Network(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     def hidden(
-        self, ids_BL: Tensor, valid_BL: Tensor | None = None, select_BK: Tensor | None = None,
+        self, ids_BL: Tensor, valid: Tensor | None = None, select_BK: Tensor | None = None,
         memory: Memory | None = None, places_BQ: Tensor | None = None,
     ) -> Tensor: ...  # fmt: skip
     def head(self, hidden: Tensor) -> Tensor: ...
 
 
-class Denoised(NamedTuple):
-    """One finished row: its gen_length tokens, whether an end mark is among them, and what it cost."""
-
-    ids: list[int]
-    ended: bool
-    forwards: int  # forward passes this row took part in
-    tokens: int  # canvas positions those passes computed for this row, prompt included; with a cache, fewer
-    order: list[int]  # step that committed each position, -1 where the row left before
-    chances: list[float]  # probability of each token when it was committed, 0 where it was not
-    path: list[list[int]]  # with `watch`: the whole response as predicted at each step
-
-
 class Moment(NamedTuple):
-    """Where the denoising of a batch stands, just before a forward pass."""
+    """Where the rows of a batch stand, just before a forward pass."""
 
-    block: int
+    rows: list[int]  # the caller's row numbers
+    block: list[int]  # of each row
     blocks: int
-    step: int  # within the block
+    step: list[int]  # of each row, within its block
     steps: int  # a block
-    rows: Tensor  # (B,) the caller's row numbers
-    masked_B: Tensor  # (B,) share of the response still hidden, float32
+    masked: Callable[[], list[float]]  # share of each response still hidden; asking waits for the device
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Rows at work. Right-padded, so that every row's positions count from its own column 0."""
-
-    where: Tensor  # (B,) index into the caller's rows
-    canvas: Tensor  # (B, L)
-    prompt: Tensor  # (B,) prompt lengths
-    start: Tensor  # (B,) first position of the first block: the prompt's end, or before it where blocks are aligned
-    end: Tensor  # (B,) what follows the last block
-    valid: Tensor | None  # (B, L), None when nothing is padded
-    keys: Tensor  # (B,) random stream keys
-    forwards: Tensor  # (B,) passes taken part in
-    tokens: Tensor  # (B,) positions those passes computed
-    order: Tensor  # (B, L) step that committed each position, -1 before
-    chances: Tensor  # (B, L) float32
-
-    def take(self, rows_B: Tensor) -> _Rows:
-        """Those rows, as a copy. rows_B: numbers or a mask."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return _Rows(**{name: None if value is None else value[rows_B] for name, value in values})  # type: ignore[arg-type]
-
-    def put(self, rows_B: Tensor, part: _Rows) -> None:
-        """Write back what a pass changed."""
-        for name in ("canvas", "forwards", "tokens", "order", "chances"):
-            getattr(self, name)[rows_B] = getattr(part, name)
-
-
-def _lay_out(
-    prompts: Sequence[Sequence[int]], keys: Sequence[int], d: Decode, mask_id: int, device: torch.device, aligned: bool
-) -> _Rows:
-    """Prompts and masks. aligned: blocks count from position 0, so the first may begin inside the prompt."""
-    k = d.block_length
-    lengths = [len(p) for p in prompts]
-    starts = [n // k * k if aligned else n for n in lengths]
-    ends = [s + -(-(n + d.gen_length - s) // k) * k for s, n in zip(starts, lengths, strict=True)]
-    width = max(ends)
-    canvas = torch.tensor([[*p, *[mask_id] * (width - len(p))] for p in prompts], device=device)
-    end = torch.tensor(ends, device=device)
-    valid = None if min(ends) == width else torch.arange(width, device=device)[None] < end[:, None]
-    everyone = torch.arange(len(prompts), device=device)
-    return _Rows(
-        everyone, canvas, torch.tensor(lengths, device=device), torch.tensor(starts, device=device), end, valid,
-        torch.tensor(keys, device=device), torch.zeros_like(everyone), torch.zeros_like(everyone),
-        torch.full_like(canvas, -1), torch.zeros(canvas.shape, device=device),
-    )  # fmt: skip
-
-
-def _logits(network: Network, rows: _Rows, select_BK: Tensor, d: Decode, mask_id: int, plan: Plan) -> Tensor:
+def _logits(network: Network, rows: Rows, select_BK: Tensor, d: Decode, mask_id: int, plan: Plan) -> Tensor:
     """Logits of the block, (B, K, V), guided when cfg_scale > 0: the second pass has the prompt hidden."""
     memory, places = plan
     if d.cfg_scale == 0:
-        return network.head(network.hidden(rows.canvas, rows.valid, select_BK, memory, places))
+        return network.head(network.hidden(rows.canvas, rows.lengths, select_BK, memory, places))
     place = torch.arange(rows.canvas.shape[1], device=rows.canvas.device)[None]
     blind = torch.where(place < rows.prompt[:, None], mask_id, rows.canvas)
     valid, canvas, select, places = (
         None if t is None else torch.cat(t)
         for t in (
-            None if rows.valid is None else (rows.valid, rows.valid), (rows.canvas, blind), (select_BK, select_BK),
+            None if rows.lengths is None else (rows.lengths, rows.lengths), (rows.canvas, blind), (select_BK, select_BK),
             None if places is None else (places, places),
         )
     )  # fmt: skip
@@ -184,35 +131,61 @@ def denoise(
     before: Callable[[Moment], None] | None = None,
     watch: bool = False,
     graphed: bool = True,
+    room: int = 0,
+    mix: bool = True,
+    done: Callable[[dict[int, Denoised]], None] | None = None,
 ) -> list[Denoised]:
     """Complete each prompt with its own random stream, in order. A row does not depend on its batch mates.
 
     before: called before every forward pass; adapters are switched there. watch: predict the whole response at
     every step and keep it (`Denoised.path`), which pays for the head on all of it. graphed: on a GPU, run steps as CUDA
-    graphs where they can be.
+    graphs where they can be. room: canvas tokens of one pass, padding included, but at least one row; other prompts
+    wait in their order and enter as rows leave; 0: all at once. mix: whether rows may share passes with rows at other
+    blocks; if not, prompts enter when the batch before is through. done: called with each set of rows that leaves.
     """
-    aligned = network.shape.attend_block > 0
-    rows = _lay_out(prompts, keys, d, mask_id, device, aligned)
-    job = _Job(network, d, mask_id, aligned, before, watch, Keeper.of(d, network.shape, network.dtype, watch))
+    layout = Layout(d, mask_id, device, network.shape.attend_block > 0)
+    job = _Job(network, d, mask_id, layout.aligned, before, watch, Keeper.of(d, network.shape, network.dtype, watch))
     if graphed and isinstance(network, Decoder):
         job.graphs = _graphs(network, device, job)
+    queue = Queue(prompts, keys, layout, room, SIZES if job.graphs else ())
+    mix = mix and mixes(d, network.shape)
     ends = torch.tensor(list(eos_ids), device=device)
-    out: list[Denoised | None] = [None] * len(prompts)
-    block = 0
-    while len(rows.where):
-        job.block(rows, block)
-        block += 1
-        stop = rows.start + block * d.block_length
-        leave = stop >= rows.end
-        if d.stop == "eos_block":
-            place = torch.arange(rows.canvas.shape[1], device=device)[None]
-            mine = (place >= rows.prompt[:, None]) & (place < stop[:, None])
-            leave = leave | (torch.isin(rows.canvas, ends) & mine).any(1)
-        if leave.any():
-            _retire(rows.take(leave), block, job, ends, out)
-            rows = rows.take(~leave)
-            job.keeper.keep(~leave)
-    return [row for row in out if row is not None]
+    out: dict[int, Denoised] = {}
+    rows: Rows | None = None
+    while queue or rows is not None:
+        rows = queue.enter(rows) if mix or rows is None else rows
+        job.block(rows, alone=mix and d.by_confidence)
+        leave = _leaving(rows, d, ends)
+        if not any(leave):
+            continue
+        gone = results(rows.take([i for i, x in enumerate(leave) if x]), d, ends, job.paths)
+        out.update(gone)
+        if done is not None:
+            done(gone)
+        stay = [i for i, x in enumerate(leave) if not x]
+        job.keeper.keep(stay)
+        rows = rows.take(stay) if stay else None
+    return [out[i] for i in range(len(prompts))]
+
+
+def mixes(d: Decode, shape: Shape) -> bool:
+    """Whether rows at different blocks can share a pass.
+
+    Not where what is kept of the canvas, or how much of it is computed, follows from the batch's block: block-causal
+    networks, a prefix cache, a cache whose blocks take as many passes as they need.
+    """
+    return not shape.attend_block and (d.cache == "none" or (d.cache == "dual" and not d.by_confidence))
+
+
+def _leaving(rows: Rows, d: Decode, ends: Tensor) -> list[bool]:
+    """Which rows are finished. The device is asked between blocks, and only where an end mark stops a row."""
+    leave = [p.block >= p.blocks for p in rows.at]
+    if d.stop == "canvas" or all(leave) or all(p.step for p in rows.at):
+        return leave
+    place = torch.arange(rows.width, device=ends.device)[None]
+    mine = (place >= rows.prompt[:, None]) & (place < rows.first[:, None])
+    marked = (torch.isin(rows.canvas, ends) & mine).any(1).tolist()
+    return [a or b for a, b in zip(leave, marked, strict=True)]
 
 
 def _graphs(network: Decoder, device: torch.device, job: _Job) -> Graphs | None:
@@ -245,38 +218,51 @@ class _Job:
         """Passes a step takes."""
         return 2 if self.d.cfg_scale > 0 else 1
 
-    def block(self, rows: _Rows, block: int) -> None:
-        """Denoise one block of every row. Rows that have none hidden any more wait for the others without a pass."""
-        d, k = self.d, self.d.block_length
-        counts = d.commits(k)
-        ragged = d.by_confidence or self.aligned
-        span = rows.start[:, None] + block * k + torch.arange(k, device=rows.where.device)
-        for step in range(k if d.by_confidence else len(counts)):
-            at, part, mine = None, rows, span
-            if ragged:
-                hidden = (rows.canvas.gather(1, span) == self.mask_id).any(1)
-                if not hidden.any():
-                    break
-                if not hidden.all():
-                    at = hidden.nonzero()[:, 0]
-                    part, mine = rows.take(at), span[at]
-            count = 0 if d.by_confidence else counts[step]
-            if self.graphs is not None and self.graphed_step(rows, span, (block, step, count)):
-                continue
-            self.step(part, mine, at, (block, step, count))
-            if at is not None:
-                rows.put(at, part)
+    def block(self, rows: Rows, alone: bool) -> None:
+        """Denoise a block of every row; alone: one pass, after which each row that is through its block goes on."""
+        k, over = self.d.block_length, [True] * len(rows.at)
+        span = rows.first[:, None] + torch.arange(k, device=rows.first.device)
+        if alone:
+            self.step(rows, span, None, 0)
+            over = [not h or p.step >= k for h, p in zip(self.hidden_left(rows, span), rows.at, strict=True)]
+        elif self.d.by_confidence or self.aligned:
+            self.ragged_block(rows, span)
+        else:
+            for count in self.d.commits(k):
+                if self.graphs is None or not self.graphed_step(rows, span, count):
+                    self.step(rows, span, None, count)
+        rows.advance(over, k)
 
-    def step(self, rows: _Rows, span_BK: Tensor, at: Tensor | None, now: tuple[int, int, int]) -> None:
+    def ragged_block(self, rows: Rows, span_BK: Tensor) -> None:
+        """A block whose rows need unlike numbers of passes: those with none hidden wait for the others without one."""
+        counts = [0] * self.d.block_length if self.d.by_confidence else self.d.commits(self.d.block_length)
+        for count in counts:
+            hidden = [i for i, h in enumerate(self.hidden_left(rows, span_BK)) if h]
+            if not hidden:
+                return
+            if len(hidden) == len(rows.at):
+                self.step(rows, span_BK, None, count)
+                continue
+            at = torch.tensor(hidden, device=span_BK.device)
+            part = rows.take(hidden)
+            self.step(part, span_BK[at], at, count)
+            rows.put(at, part)
+
+    def hidden_left(self, rows: Rows, span_BK: Tensor) -> list[bool]:
+        """Whether each row has hidden positions in its block."""
+        left: list[bool] = (rows.canvas.gather(1, span_BK) == self.mask_id).any(1).tolist()
+        return left
+
+    def step(self, rows: Rows, span_BK: Tensor, at: Tensor | None, count: int) -> None:
         """One forward pass: commit tokens of the block and note when and how likely they were. Changes `rows`."""
-        d, (block, step, count) = self.d, now
-        self.announce(rows, block, step)
-        select = wanted = self.hidden_of(rows, span_BK) if step else span_BK
+        d = self.d
+        self.announce(rows)
+        select = wanted = self.hidden_of(rows, span_BK) if any(p.step for p in rows.at) else span_BK
         if self.watch:
             reach = d.gen_length + (d.block_length if self.aligned else 0)
             wanted = rows.start[:, None] + torch.arange(reach, device=select.device)
-            wanted = wanted.clamp(max=rows.canvas.shape[1] - 1)
-        plan = self.keeper.plan(rows.canvas, rows.start, rows.end, block, step, at)
+            wanted = wanted.clamp(max=rows.width - 1)
+        plan = self.keeper.plan(rows.canvas, rows.first, rows.end, rows.at[0].step, at)
         logits = _logits(self.network, rows, wanted, d, self.mask_id, plan)
         mine = logits
         if self.watch:
@@ -284,29 +270,44 @@ class _Job:
             mine = logits.gather(1, spots[..., None].expand(-1, -1, logits.shape[-1]))
         rows.tokens += self.passes * (rows.end if plan.places_BQ is None else plan.places_BQ.shape[1])
         self.commit(rows, select, mine, count)
+        for place in rows.at:
+            place.step += 1
         if self.watch:
-            spots = (rows.prompt - rows.start)[:, None] + torch.arange(d.gen_length, device=select.device)
-            response = rows.canvas.gather(1, rows.start[:, None] + spots)
-            seen = torch.where(response == self.mask_id, logits.argmax(-1).gather(1, spots), response)
-            for where, ids in zip(rows.where.tolist(), seen.tolist(), strict=True):
-                self.paths.setdefault(where, []).append(ids)
+            self.note(rows, logits)
 
-    def announce(self, rows: _Rows, block: int, step: int) -> None:
-        """Tell `before` where the batch stands."""
+    def note(self, rows: Rows, logits_BWV: Tensor) -> None:
+        """The response as predicted: what is committed, and the most probable tokens elsewhere."""
+        spots = (rows.prompt - rows.start)[:, None] + torch.arange(self.d.gen_length, device=logits_BWV.device)
+        response = rows.canvas.gather(1, rows.start[:, None] + spots)
+        seen = torch.where(response == self.mask_id, logits_BWV.argmax(-1).gather(1, spots), response)
+        for place, ids in zip(rows.at, seen.tolist(), strict=True):
+            self.paths.setdefault(place.row, []).append(ids)
+
+    def announce(self, rows: Rows) -> None:
+        """Tell `before` where the rows stand."""
         if self.before is None:
             return
         d = self.d
-        masks = (rows.canvas == self.mask_id) & (rows.order < 0)
-        place = torch.arange(masks.shape[1], device=masks.device)[None]
-        masks &= (place >= rows.prompt[:, None]) & (place < (rows.prompt + d.gen_length)[:, None])
-        share = masks.sum(1) / d.gen_length
-        self.before(Moment(min(block, d.blocks - 1), d.blocks, step, d.steps // d.blocks, rows.where, share))
+        self.before(
+            Moment(
+                [p.row for p in rows.at], [min(p.block, d.blocks - 1) for p in rows.at], d.blocks,
+                [p.step for p in rows.at], d.steps // d.blocks, partial(self.masked, rows),
+            )
+        )  # fmt: skip
 
-    def graphed_step(self, rows: _Rows, span_BK: Tensor, now: tuple[int, int, int]) -> bool:
+    def masked(self, rows: Rows) -> list[float]:
+        """Share of each response still hidden."""
+        masks = (rows.canvas == self.mask_id) & (rows.order < 0)
+        place = torch.arange(rows.width, device=masks.device)[None]
+        masks &= (place >= rows.prompt[:, None]) & (place < (rows.prompt + self.d.gen_length)[:, None])
+        share: list[float] = (masks.sum(1) / self.d.gen_length).tolist()
+        return share
+
+    def graphed_step(self, rows: Rows, span_BK: Tensor, count: int) -> bool:
         """A step as a CUDA graph; False where that failed, and the step is still to do."""
-        block, step, count = now
+        step = rows.at[0].step
         assert self.graphs is not None
-        self.announce(rows, block, step)
+        self.announce(rows)
         full = step == 0 or (self.d.refresh > 0 and step % self.d.refresh == 0)
         try:
             self.graphs.step(rows, span_BK, count, full and self.d.cache != "none")
@@ -316,17 +317,19 @@ class _Job:
             give_up(self.graphs.network, e)
             self.graphs = None
             return False
+        for place in rows.at:
+            place.step += 1
         return True
 
     def whole_step(
-        self, rows: _Rows, span_BK: Tensor, count: Tensor, memory: Memory | None, places_BQ: Tensor | None
+        self, rows: Rows, span_BK: Tensor, count: Tensor, memory: Memory | None, places_BQ: Tensor | None
     ) -> None:
         """A step on tensors alone, in place: what a graph records."""
-        logits = self.network.head(self.network.hidden(rows.canvas, rows.valid, span_BK, memory, places_BQ))
+        logits = self.network.head(self.network.hidden(rows.canvas, rows.lengths, span_BK, memory, places_BQ))
         rows.tokens += rows.end if places_BQ is None else places_BQ.shape[1]
         self.commit(rows, span_BK, logits, count)
 
-    def hidden_of(self, rows: _Rows, span_BK: Tensor) -> Tensor:
+    def hidden_of(self, rows: Rows, span_BK: Tensor) -> Tensor:
         """The hidden positions of the block, lowest first; rows with fewer than others get some that are not.
 
         On a GPU the whole block: to know how many are hidden, the host would wait for it at every step.
@@ -337,7 +340,7 @@ class _Job:
         most = int(hidden.sum(1).max())
         return span_BK.gather(1, hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :most])
 
-    def commit(self, rows: _Rows, select_BK: Tensor, logits_BKV: Tensor, count: int | Tensor) -> None:
+    def commit(self, rows: Rows, select_BK: Tensor, logits_BKV: Tensor, count: int | Tensor) -> None:
         """Choose and commit at the selected positions. A row's step is the number of its passes so far."""
         step_B1 = (rows.forwards // self.passes)[:, None]
         ids, rank, chance = choose(logits_BKV, rows.keys, step_B1, select_BK - rows.prompt[:, None], self.d)
@@ -351,18 +354,3 @@ class _Job:
         rows.canvas.scatter_(1, select_BK, now)
         rows.order.scatter_(1, select_BK, torch.where(fresh, step_B1, rows.order.gather(1, select_BK)))
         rows.chances.scatter_(1, select_BK, torch.where(fresh, chance, rows.chances.gather(1, select_BK)))
-
-
-def _retire(rows: _Rows, blocks: int, job: _Job, ends: Tensor, out: list[Denoised | None]) -> None:
-    """Write rows that leave to `out`: tokens denoised so far, end marks for what was not."""
-    d = job.d
-    response = rows.prompt[:, None] + torch.arange(d.gen_length, device=ends.device)
-    done = response < (rows.start + blocks * d.block_length)[:, None]
-    texts = torch.where(done, rows.canvas.gather(1, response), ends[0])
-    ended = (torch.isin(texts, ends) & done).any(1)
-    marks = zip(
-        rows.where.tolist(), texts.tolist(), ended.tolist(), rows.forwards.tolist(), rows.tokens.tolist(),
-        rows.order.gather(1, response).tolist(), rows.chances.gather(1, response).tolist(), strict=True,
-    )  # fmt: skip
-    for where, ids, end, forwards, tokens, order, chances in marks:
-        out[where] = Denoised(ids, end, forwards, tokens, order, chances, job.paths.get(where, []))

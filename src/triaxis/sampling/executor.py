@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -17,8 +17,10 @@ from triaxis.models.folder import open_tokenizer
 from triaxis.models.load import Checkpoint, load_checkpoint
 from triaxis.models.schedules import Schedule, conductor
 from triaxis.sampling.cache import fitting_tokens
-from triaxis.sampling.denoise import Denoised, Moment, denoise
+from triaxis.sampling.denoise import denoise
+from triaxis.sampling.graphs import release
 from triaxis.sampling.noise import stream_key
+from triaxis.sampling.rows import Denoised
 from triaxis.sampling.schedule import Decode
 
 Work = tuple[tuple[int, ...], int, str]  # a prompt, its stream key (0 where nothing is drawn), its adapter schedule
@@ -147,7 +149,7 @@ class Executor:
         done: Callable[[list[int], list[Completion]], None], watch: bool = False,
         adapters: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
-        """Complete token prompts batch by batch; `done(places, completions)` is called after each batch.
+        """Complete token prompts; `done(places, completions)` is called whenever some are finished.
 
         watch: also predict the whole response at every step (`Completion.path`). adapters: one schedule a prompt, of
         adapters this executor was made with; prompts with different ones share batches.
@@ -192,39 +194,51 @@ class Executor:
         places: dict[Work, list[int]] = {}  # identical work is done once
         for i, (prompt, key, spec) in enumerate(zip(prompts, keys, specs, strict=True)):
             places.setdefault((tuple(prompt), key if decode.draws else 0, spec), []).append(i)
-        device = next(self.checkpoint.network.parameters()).device
-        budget = self.batch_tokens or self._budget(prompts, decode, device.type)
-        waiting = list(_batches(places, decode.gen_length, budget))[::-1]
-        while waiting:
-            batch = waiting.pop()
-            before = None if self.adapters is None else conductor(self.adapters, [schedules[s] for *_, s in batch])
-            try:
-                rows = self._denoise(batch, decode, device, before, watch)
-            except torch.OutOfMemoryError:  # the same rows in two halves: a row does not depend on its batch
-                torch.cuda.empty_cache()
-                half = len(batch) // 2
-                if not half:
-                    raise UserError(_too_long(batch[0], decode)) from None
-                waiting += [batch[half:], batch[:half]]
-                continue
-            shared = [(i, row) for work, row in zip(batch, rows, strict=True) for i in places[work]]
+        room = self.batch_tokens or self._budget(prompts, decode)
+        left = dict.fromkeys(sorted(places, key=lambda w: len(w[0])))  # like lengths share passes
+
+        def hand_over(rows: dict[Work, Denoised]) -> None:
+            for work in rows:
+                del left[work]
+            shared = [(i, row) for work, row in rows.items() for i in places[work]]
             done([i for i, _ in shared], [row for _, row in shared])
 
+        while left and not self._denoise(list(left), decode, schedules, room, watch, hand_over):
+            first, tokens = next(iter(left)), sum(len(work[0]) + decode.gen_length for work in left)
+            if room < 2 * (len(first[0]) + decode.gen_length):
+                raise UserError(_too_long(first, decode))
+            room = min(room, tokens) // 2  # a row does not depend on its batch
+
     def _denoise(
-        self, batch: list[Work], decode: Decode, device: torch.device, before: Callable[[Moment], None] | None,
-        watch: bool,
-    ) -> list[Denoised]:  # fmt: skip
-        return denoise(
-            self.checkpoint.network,
-            [prompt for prompt, *_ in batch],
-            [key for _, key, _ in batch],
-            decode,
-            mask_id=self.checkpoint.config.mask_token_id,
-            eos_ids=self.end_ids,
-            device=device,
-            before=before,
-            watch=watch,
-        )
+        self, works: list[Work], decode: Decode, schedules: dict[str, Schedule], room: int, watch: bool,
+        done: Callable[[dict[Work, Denoised]], None],
+    ) -> bool:  # fmt: skip
+        """Complete that work; False where memory ran out before all of it was handed to `done`."""
+        network = self.checkpoint.network
+        mine = [schedules[spec] for *_, spec in works]
+        # Rows at different blocks would have adapters on for some: dearer than adapters that are off for all of them.
+        mix = len(set(mine)) > 1 or not mine[0].by_block
+        try:
+            denoise(
+                network,
+                [prompt for prompt, *_ in works],
+                [key for _, key, _ in works],
+                decode,
+                mask_id=self.checkpoint.config.mask_token_id,
+                eos_ids=self.end_ids,
+                device=next(network.parameters()).device,
+                before=None if self.adapters is None else conductor(self.adapters, mine),
+                watch=watch,
+                room=room,
+                mix=mix,
+                done=lambda rows: done({works[i]: row for i, row in rows.items()}),
+            )
+            return True
+        except torch.OutOfMemoryError:
+            pass  # the error holds the loop's tensors: it has to be gone before they are given back
+        release(network)
+        torch.cuda.empty_cache()
+        return False
 
     def _schedules(self, specs: Sequence[str], decode: Decode) -> dict[str, Schedule]:
         known = self.adapters.names if self.adapters else ()
@@ -236,11 +250,9 @@ class Executor:
                     raise UserError(f"adapter {name!r} (schedule {spec!r}) is not mounted; use executor.with_adapters")
         return made
 
-    def _budget(self, prompts: Sequence[Sequence[int]], decode: Decode, device: str) -> int:
+    def _budget(self, prompts: Sequence[Sequence[int]], decode: Decode) -> int:
         """Canvas tokens of one forward pass: a CPU is fastest near its cache's size, a GPU takes what fits."""
-        if device == "cpu" or not prompts:
-            return 1536
-        longest = max(map(len, prompts)) + decode.gen_length
+        longest = max(map(len, prompts), default=0) + decode.gen_length
         return fitting_tokens(self.checkpoint.network, self.checkpoint.config.rows, decode, longest)
 
     def _check_protocol(self, decode: Decode, watch: bool) -> None:
@@ -278,18 +290,6 @@ def _too_long(work: Work, decode: Decode) -> str:
     return (
         f"out of memory with one row of {tokens} tokens; use bf16, a shorter gen_length, or a device with more memory"
     )
-
-
-def _batches(works: Iterable[Work], gen_length: int, budget: int) -> Iterator[list[Work]]:
-    """Batches of at most `budget` canvas tokens, padding included, like lengths together; at least one row each."""
-    batch: list[Work] = []
-    for work in sorted(works, key=lambda w: len(w[0])):
-        if batch and (len(batch) + 1) * (len(work[0]) + gen_length) > budget:
-            yield batch
-            batch = []
-        batch.append(work)
-    if batch:
-        yield batch
 
 
 def load_executor(

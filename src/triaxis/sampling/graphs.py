@@ -3,8 +3,8 @@
 Decoding at batch 1 to 16 is bound by launches, not by arithmetic, unless the whole step (trunk, head, noise,
 confidence, commitment) is one graph. One graph a (rows, width, kind of pass): rows are filled up to a few sizes, ragged
 widths to multiples of 8, so that a study needs a handful. A row's tokens do not depend on the filling: filled positions
-are masked, filled rows are thrown away. Layers and the choice of tokens are compiled (Inductor); where that fails, the
-same code runs uncompiled, and a warning says so.
+are masked, filled rows are thrown away. Layers run in few kernels (fused.py), those of another kind and the choice of
+tokens are compiled (Inductor); where that fails, the same code runs uncompiled, and a warning says so.
 
 What is graphed: a fixed schedule, bidirectional networks, no guidance. Adapters that switch are graphed too: which are
 on is a tensor, one factor a row and adapter, written before each replay; a pass with all off has a graph without
@@ -27,28 +27,30 @@ from torch import Tensor
 
 from triaxis.models.adapters import Gate, LoraLinear, Switch
 from triaxis.models.parts import Canvas, Decoder, Layer, Memory
+from triaxis.sampling.fused import Fused, fused_layers
 from triaxis.sampling.noise import with_noise
+from triaxis.sampling.rows import Rows
 from triaxis.sampling.schedule import Decode
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256)
 VERSIONS = 64  # of one compiled function
 ROOM = 256  # a shared memory is made for widths up to the next multiple of this
 WIDTH = 8  # widths of ragged canvases are multiples of this
-_STATE = ("canvas", "prompt", "start", "end", "keys", "forwards", "tokens", "order", "chances")
+_STATE = ("canvas", "prompt", "end", "keys", "forwards", "tokens", "order", "chances")
 
 
 @dataclass(slots=True)
 class Graphed:
     """One captured step and the tensors it reads and writes."""
 
-    rows: Any  # a _Rows of denoise.py whose tensors the graph works on
+    rows: Rows  # its own, whose tensors the graph works on
     span: Tensor  # (B, K) positions of the block
     count: Tensor  # (1,) tokens to commit
     gates: Tensor | None = None  # (B, A) factors of the adapters; None: a step without
     replay: Callable[[], None] | None = None
 
 
-Body = Callable[[Any, Tensor, Tensor, Memory | None, Tensor | None], None]  # rows, span, count, memory, places
+Body = Callable[[Rows, Tensor, Tensor, Memory | None, Tensor | None], None]  # rows, span, count, memory, places
 
 
 @dataclass(slots=True)
@@ -66,13 +68,13 @@ class Graphs:
     flat: Tensor | None = None  # what the memories are parts of
     pool: Any = None
 
-    def step(self, rows: Any, span_BK: Tensor, count: int, full: bool) -> None:
+    def step(self, rows: Rows, span_BK: Tensor, count: int, full: bool) -> None:
         """One pass over all rows, in place, with the adapters as the switch says.
 
         full: compute the whole canvas; else what the cache does not hold.
         """
-        gates = self._gates(len(rows.where), span_BK.device)
-        size = next((s for s in SIZES if s >= len(rows.where)), len(rows.where))
+        gates = self._gates(len(rows.at), span_BK.device)
+        size = next((s for s in SIZES if s >= len(rows.at)), len(rows.at))
         width = rows.canvas.shape[1]  # rows of one length: no mask, and nothing to fill up
         if rows.valid is not None:
             width = -(-(-width // WIDTH) * WIDTH)  # minus: with a mask
@@ -82,13 +84,17 @@ class Graphs:
             graphed = self.made[key] = self._capture(rows, span_BK, key, gates)
         _load(graphed, rows, span_BK, count, gates)
         assert graphed.replay is not None
+        if isinstance(self.network.run_layer, Fused):
+            self.network.run_layer.claim()
         graphed.replay()
         n, length = rows.canvas.shape
         for name in ("canvas", "forwards", "tokens", "order", "chances"):
             value = getattr(graphed.rows, name)
             getattr(rows, name).copy_(value[:n, :length] if value.dim() == 2 else value[:n])
 
-    def _capture(self, rows: Any, span_BK: Tensor, key: tuple[int, int, str, bool], gates_BA: Tensor | None) -> Graphed:
+    def _capture(
+        self, rows: Rows, span_BK: Tensor, key: tuple[int, int, str, bool], gates_BA: Tensor | None
+    ) -> Graphed:
         size, width, kind, _ = key
         graphed = _static(rows, span_BK, size, abs(width), masked=width < 0)
         if gates_BA is not None:
@@ -128,7 +134,8 @@ class Graphs:
         if self.flat is None or self.flat.numel() < need:
             room = need // width * (-(-width // ROOM) * ROOM)
             self.flat = torch.zeros(room, dtype=self.network.dtype, device=canvas_BL.device)
-        parts = self.flat[:need].view(s.layers, 2, rows, s.kv_heads, width, s.head_width)
+        # token by token, as flash attention wants it where rows are padded
+        parts = self.flat[:need].view(s.layers, 2, rows, width, s.kv_heads, s.head_width).transpose(3, 4)
         return Memory(tuple((p[0], p[1]) for p in parts))
 
     def _places(self, graphed: Graphed) -> Tensor:
@@ -176,13 +183,13 @@ def cuda_graph(run: Callable[[], None], graphs: Graphs) -> Callable[[], None]:
     return replay
 
 
-def _static(rows: Any, span_BK: Tensor, size: int, width: int, masked: bool) -> Graphed:
+def _static(rows: Rows, span_BK: Tensor, size: int, width: int, masked: bool) -> Graphed:
     """Tensors of a graph's own, of the filled size."""
 
     def like(t: Tensor) -> Tensor:
         return torch.zeros((size, width) if t.dim() == 2 else (size,), dtype=t.dtype, device=t.device)
 
-    made = rows.take(torch.zeros(1, dtype=torch.long, device=span_BK.device))
+    made = rows.take([0])
     for name in _STATE:
         setattr(made, name, like(getattr(rows, name)))
     device = span_BK.device
@@ -191,7 +198,7 @@ def _static(rows: Any, span_BK: Tensor, size: int, width: int, masked: bool) -> 
     return Graphed(made, span, torch.ones(1, dtype=torch.long, device=device))
 
 
-def _load(graphed: Graphed, rows: Any, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
+def _load(graphed: Graphed, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
     """Copy the rows in; what fills the size up is the first row again."""
     if graphed.gates is not None and gates_BA is not None:
         graphed.gates[: len(gates_BA)].copy_(gates_BA)
@@ -228,6 +235,14 @@ def graphs_of(network: Decoder, d: Decode, mask_id: int, body: Body) -> Graphs |
     return known[key]
 
 
+def release(network: Decoder) -> None:
+    """Give back what the network's graphs hold: they keep the memory of the largest batch they were made for."""
+    for graphs in filter(None, _KNOWN.get(network, {}).values()):
+        graphs.made.clear()
+        graphs.memories.clear()
+        graphs.flat = graphs.pool = None
+
+
 def give_up(network: Decoder, error: Exception) -> None:
     """After a failed capture: this network's steps run one kernel after the other."""
     warnings.warn(f"CUDA graphs are off: {cause_of(error)}", RuntimeWarning, stacklevel=2)
@@ -235,6 +250,8 @@ def give_up(network: Decoder, error: Exception) -> None:
     for key in known:
         known[key] = None
     network.synchronises = True
+    if isinstance(network.run_layer, Fused):  # its kernels may be what failed
+        network.run_layer = Layers(switch_of(network))
 
 
 # ---------------------------------------------------------------- compiled parts
@@ -307,12 +324,16 @@ pick = Compiled(Compiled(picked, "noise and confidence"), "noise and confidence 
 
 
 def compile_layers(network: Decoder) -> None:
-    """Run the network's layers through compiled functions, of which all layers and networks share the versions."""
+    """Run the network's layers in few kernels (fused.py), or where they are of another kind through compiled functions.
+
+    Of those, all layers and networks share the versions.
+    """
     if network.run_layer is Layer.__call__ and not network.synchronises:
         from torch import _dynamo
 
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, VERSIONS)
-        network.run_layer = Layers(switch_of(network))
+        switch = switch_of(network)
+        network.run_layer = fused_layers(network, switch) or Layers(switch)
 
 
 _LAYERS: dict[tuple[bool, ...], Compiled] = {}
