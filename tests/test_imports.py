@@ -23,9 +23,10 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("cli",),
     ("report",),
     ("harness",),
-    ("branching", "tracing"),
+    ("branching", "tracing", "integrity"),
     ("study",),
     ("summary",),
+    ("gather",),
     ("spread",),
     ("hands",),
     ("jobs",),
@@ -38,7 +39,8 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("models",),
     ("estimate",),
     ("registry",),
-    ("store", "exchange", "protocol", "migrations", "checksums", "cost", "limits", "errors", "version"),
+    ("salvage", "seals", "exchange", "protocol"),
+    ("store", "migrations", "checksums", "cost", "limits", "errors", "version"),
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(HOME.rglob("*.py"))

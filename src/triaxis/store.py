@@ -204,7 +204,8 @@ class Store:
                 raise UserError(_said(e, "could not write", self.path, safe)) from None
             raise
 
-    def _read(self, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
+    def ask(self, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
+        """What SQLite answers to a query, unchecked. UserError where the file is damaged."""
         try:
             yield from self._db.execute(query, values)
         except (sqlite3.Error, UnicodeDecodeError) as e:
@@ -242,7 +243,7 @@ class Store:
 
     def row_ids(self) -> set[str]:
         """Ids of all rows present."""
-        return {id for (id,) in self._read("SELECT id FROM rows")}
+        return {id for (id,) in self.ask("SELECT id FROM rows")}
 
     def rows(self, condition: str | None = None) -> list[Row]:
         """All rows, or those of one condition, ordered by condition, item, seed and branch."""
@@ -263,7 +264,7 @@ class Store:
 
     def values(self, table: str) -> Iterator[tuple[Any, ...]]:
         """Values of every row of a table as SQLite keeps them, in the order of their ids. Errors as `rows`."""
-        for *found, held in self._read(f"SELECT * FROM {table} ORDER BY 1"):
+        for *found, held in self.ask(f"SELECT * FROM {table} ORDER BY 1"):
             self._check(TABLES[table], found, held)
             yield tuple(found)
 
@@ -271,7 +272,7 @@ class Store:
         """Values of every row as SQLite keeps them, in the order of `rows`, each with those of its grade."""
         width = len(_columns("rows"))
         order = "ORDER BY condition, item, seed, branch, id"
-        for found in self._read(f"SELECT * FROM rows LEFT JOIN grades ON grades.row = rows.id {order}"):
+        for found in self.ask(f"SELECT * FROM rows LEFT JOIN grades ON grades.row = rows.id {order}"):
             row, grade = found[: width - 1], found[width:-1]
             self._check(Row, row, found[width - 1])
             if grade[0] is None:
@@ -286,18 +287,18 @@ class Store:
 
     def _sound(self, kind: Callable[..., T], clause: str, *values: str) -> Iterator[T]:
         """Rows of a table. UserError at the first whose checksum is not that of its values."""
-        for *found, held in self._read(f"SELECT * FROM {_NAMES[kind]} {clause}", *values):
+        for *found, held in self.ask(f"SELECT * FROM {_NAMES[kind]} {clause}", *values):
             self._check(kind, found, held)
             yield made(kind, found)
 
     def meta(self) -> dict[str, str]:
         """All meta values by key."""
-        found = self._read("SELECT key FROM meta ORDER BY key")
+        found = self.ask("SELECT key FROM meta ORDER BY key")
         return {str(key): self.get(str(key)) or "" for (key,) in list(found)}
 
     def get(self, key: str) -> str | None:
         """A meta value. UserError where its checksum is not its own."""
-        for value, held in self._read("SELECT value, checksum FROM meta WHERE key = ?", key):
+        for value, held in self.ask("SELECT value, checksum FROM meta WHERE key = ?", key):
             if held != checksum((key, value)):
                 raise UserError(f"{self.path}: its entry {key!r} is damaged; {_repair(self.path)}")
             return str(value)
@@ -329,11 +330,13 @@ def damaged(kind: Callable[..., object], values: Sequence[Any]) -> str:
 
 
 def refuse_sealed(folder: Path) -> None:
-    """UserError where a folder holds a sealed study, into which nothing is written."""
-    if (folder / SEAL).exists():
-        raise UserError(
-            f"{folder} is sealed and nothing is written into it; work on a copy without {SEAL}, or choose another --out"
-        )
+    """UserError where a folder, or the one it lies in, holds a sealed study, into which nothing is written."""
+    for place in (folder, folder.parent):
+        if (place / SEAL).exists():
+            raise UserError(
+                f"{place} is sealed and nothing is written into it; work on a copy without {SEAL}, or choose another "
+                "folder"
+            )
 
 
 def _another(write: bool) -> str:

@@ -1,16 +1,60 @@
-"""Commands about a study as files: export, import."""
+"""Commands about a study as files: verify, seal, export, import."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from triaxis.cli import app, print_json
+from triaxis.cli import app, print_json, write
 from triaxis.cli.study import Folder, Json
 from triaxis.errors import UserError
+
+if TYPE_CHECKING:
+    from triaxis.integrity import Verdict
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    full: Annotated[bool, typer.Option("--full", help="Make every row's id anew too; loads the models.")] = False,
+    seal: Annotated[str, typer.Option(help="The sha256 that triaxis seal printed.")] = "",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Where the store is damaged, keep every sound row in a new one.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Whether a study is as it was written: rows, plans, grades, cards, weights, banks, data, seal. Exits 1 if not."""
+    from triaxis.integrity import mend
+    from triaxis.integrity import verify as look
+
+    found = look(folder, full=full, seal=seal)
+    mended = mend(folder) if repair and not found.ok else None
+    if mended is not None:
+        found = look(folder, full=full, seal=seal)
+    plain = found.plain() if mended is None else {**found.plain(), "repaired": mended.plain()}
+    print_json(plain) if json_ else write(_lines(found) + ("" if mended is None else mended.line()))
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def _lines(found: Verdict) -> str:
+    """For a terminal: what is wrong, what could not be asked, what is there."""
+    lines = [f"{f.severity}: {f.where}: {f.message}" for f in found.findings]
+    there = ", ".join(f"{n} {table}" for table, n in found.counts.items())
+    sealed = f", sealed ({found.seal})" if found.seal else ""
+    lines.append(f"{found.folder}: {'sound' if found.ok else 'not sound'}: {there}{sealed}")
+    return "\n".join(lines) + "\n"
+
+
+@app.command()
+def seal(folder: Folder, json_: Json = False) -> None:
+    """Seal a finished study: a manifest of every file, after which nothing is written into it. Prints its sha256."""
+    from triaxis.integrity import seal as close
+
+    made = close(folder)
+    text = f"{folder} is sealed: {made}\nKeep that line elsewhere: triaxis verify {folder} --seal {made[:16]}\n"
+    print_json({"folder": str(folder), "seal": made}) if json_ else write(text)
 
 
 @app.command()
@@ -33,7 +77,7 @@ def export(
         counts = (export_parquet if parquet else export_jsonl)(store, path)
     files = [str(path), *([str(plans_beside(path))] if parquet else [])]
     text = f"{counts['rows']} rows, {counts['plans']} plans: {', '.join(files)}\n"
-    print_json({**counts, "files": files}) if json_ else sys.stdout.write(text)
+    print_json({**counts, "files": files}) if json_ else write(text)
 
 
 @app.command("import")
@@ -53,4 +97,4 @@ def import_(
     if card is not None:
         write_json(out / "protocol.json", card)
     text = f"{counts['rows']} rows, {counts['plans']} plans: triaxis grade {out}\n"
-    print_json({**counts, "folder": str(out)}) if json_ else sys.stdout.write(text)
+    print_json({**counts, "folder": str(out)}) if json_ else write(text)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +18,35 @@ __all__ = ["current", "render", "write_report"]
 
 
 def current(folder: Path) -> bool:
-    """Whether folder/report.html is newer than the files it is made of and than the code that makes it."""
-    from triaxis.registry.sights import FILE
+    """Whether folder/report.html was made of the files that are there now, by the code that is there now.
 
-    home = Path(__file__).parent
-    held = (Path(folder) / n for n in ("summary.json", "protocol.json", "rows.sqlite"))
-    sources = [*held, FILE, *home.rglob("*.*")]
+    By a stamp in the page and not by times of change, which a clock that jumps puts out of order. A sealed study's page
+    stands as it is.
+    """
+    from triaxis.errors import UserError
+    from triaxis.store import SEAL
+
+    path = Path(folder) / "report.html"
     try:
-        made = (Path(folder) / "report.html").stat().st_mtime_ns
-        return all(made >= p.stat().st_mtime_ns for p in sources if p.suffix != ".pyc")
-    except OSError:
+        with path.open("rb") as f:
+            f.seek(-min(path.stat().st_size, 100), io.SEEK_END)
+            return (path.parent / SEAL).exists() or f.read().endswith(_stamp(Path(folder)).encode())
+    except (OSError, UserError):
         return False
+
+
+def _stamp(folder: Path) -> str:
+    """The last line of a page: a hash of what it is made of."""
+    from triaxis.registry.sights import FILE
+    from triaxis.store import TABLES, Store
+
+    with Store(folder / "rows.sqlite", write=False) as store:
+        tallies = [str(store.tally(table)) for table in TABLES]
+    code = (p for p in sorted(Path(__file__).parent.rglob("*.*")) if p.suffix != ".pyc")
+    digest = hashlib.sha256(" ".join(tallies).encode())
+    for path in (folder / "summary.json", folder / "protocol.json", FILE, *code):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"<!-- made of {digest.hexdigest()[:32]} -->\n"
 
 
 def render(folder: Path) -> Path:
@@ -39,18 +59,21 @@ def render(folder: Path) -> Path:
     summary, protocol, store = load(Path(folder))
     path = Path(folder) / "report.html"
     with store, no_collection():
-        write_report(summary, protocol, store, path)
+        write_report(summary, protocol, store, path, _stamp(Path(folder)))
     return path
 
 
-def write_report(summary: Mapping[str, Any], protocol: Mapping[str, Any], store: Store | None, path: Path) -> None:
+def write_report(
+    summary: Mapping[str, Any], protocol: Mapping[str, Any], store: Store | None, path: Path, stamp: str = ""
+) -> None:
     """Write one self-contained page of less than 3 MB to `path`, replacing it in one move.
 
     summary, protocol: the objects of summary.json and protocol.json. store: open, for the items that flipped; None
-    leaves that section out. UserError where the store is damaged or not graded, or `path` cannot be written.
+    leaves that section out. stamp: a comment that ends the page. UserError where the store is damaged or not graded,
+    or `path` cannot be written.
     """
     from triaxis.report.load import flips_of, write_text
     from triaxis.report.page import page
 
     flips = None if store is None else flips_of(store, protocol)
-    write_text(Path(path), page(summary, protocol, flips))
+    write_text(Path(path), page(summary, protocol, flips) + stamp)

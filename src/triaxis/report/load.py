@@ -6,6 +6,7 @@ import gc
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,12 +89,14 @@ def _is_card(card: object) -> bool:
     return isinstance(branches, int) and branches >= 1
 
 
-def flips_of(store: Store, protocol: Mapping[str, Any]) -> Flips:
-    """The flips of an open store."""
+def flips_of(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> Flips:
+    """The flips of an open store, which must stay open while they are read. workers: see `gather`."""
+    from triaxis.gather import fetch, gather
     from triaxis.report.flips import Flips
 
+    cards = protocol["conditions"]
     try:
-        return Flips(store.rows(), store.grades(), store.plans(), protocol["conditions"])
+        return Flips(gather(store, cards, workers), store.plans(), cards, partial(fetch, store))
     except (sqlite3.Error, UnicodeDecodeError) as e:
         raise UserError(f"{store.path}: damaged ({e}); restore it from a copy, or run the study again") from None
 
@@ -116,7 +119,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file in one move."""
+    """Replace the file in one move. UserError in a sealed study and where the disk refuses."""
+    from triaxis.store import refuse_sealed
+
+    refuse_sealed(path.parent)
     scratch = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
