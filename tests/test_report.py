@@ -147,6 +147,34 @@ def test_page_nests_names_its_parts_and_needs_nothing_else(html: str) -> None:
     assert "prefers-color-scheme: dark" in html
 
 
+def test_every_number_leads_to_its_method_and_its_commands(html: str) -> None:
+    """Heads of columns of numbers link to a method; figures and tables of results to the commands of their part."""
+    results, protocol = html.split('<section id="protocol">')
+    tables = re.findall(r"<table>(.*?)</table>", results, re.S)
+    figures = re.findall(r"<figcaption>(.*?)</figcaption>", results, re.S)
+    assert len(tables) > 10
+    assert len(figures) > 6
+    for table in tables:
+        bare = re.findall(r'<th scope="col" class="n">(?!<a href="#m-)[^<]*', table)
+        assert bare == []
+    for text in (*tables, *figures):
+        assert 'href="#r-' in text
+    folded = re.findall(r'<pre id="r-([\w-]+)">(.*?)</pre>', results, re.S)
+    assert {where for where, _ in folded} >= {"axis1", "axis2", "axis3", "conditions", "published-trust"}
+    assert all("triaxis grade DIR" in text for _, text in folded)
+    assert 'class="n"' not in protocol.split("</section>")[0]
+
+
+def test_an_answer_and_a_warning_lead_to_what_is_behind_them(html: str) -> None:
+    answer = html.split('<section id="answer">')[1].split("</section>")[0]
+    for k in (1, 2, 3):
+        assert f'href="#axis{k}"' in answer
+        assert f'href="#r-axis{k}"' in answer
+    warned = re.findall(r"<li>(.*?)</li>", answer.split('id="warnings"')[1], re.S)
+    assert warned
+    assert all('href="#m-' in w for w in warned)
+
+
 def test_every_plot_has_a_title_and_its_intervals(html: str, study: Path) -> None:
     page = Tags(html)
     drawn = [a for t, a in page.tags if t == "svg"]

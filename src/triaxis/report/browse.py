@@ -5,7 +5,7 @@ The page's script renders an item when it is opened; thousands of them cost what
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from triaxis.report import words
@@ -13,6 +13,9 @@ from triaxis.report.embed import embedded
 from triaxis.report.flips import Flips, Pair, Side
 
 ROOM = 1_900_000  # bytes of the data on the page
+
+
+_FIELDS = [f.name for f in fields(Side)]
 
 
 class Shown(NamedTuple):
@@ -80,8 +83,8 @@ def _size(value: object) -> int:
 
 
 def _side(side: Side, pool: _Pool) -> list[Any]:
-    *fields, votes = astuple(side)
-    plain = [pool(words.visible(x)) if isinstance(x, str) else [pool(words.visible(t)) for t in x] for x in fields]
+    *values, votes = (getattr(side, name) for name in _FIELDS)
+    plain = [pool(words.visible(x)) if isinstance(x, str) else [pool(words.visible(t)) for t in x] for x in values]
     return [*plain, [[pool(words.visible(a)), pool(v), n] for a, v, n in votes]]
 
 

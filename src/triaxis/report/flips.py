@@ -8,12 +8,16 @@ therefore are the `gain` and `loss` of the effects.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from triaxis.errors import UserError
+from triaxis.estimate.columns import VERDICTS, Columns, vote
 from triaxis.limits import parse_json
 from triaxis.report.words import clip, number
 from triaxis.store import GradeRow, PlanRow, Row
@@ -69,27 +73,26 @@ class Pair:
     others: Sequence[str]
 
 
+Fetch = Callable[[Sequence[str]], Sequence[tuple[Row, GradeRow]]]  # whole rows by id, in the order of the ids
+
+
 class Flips:
-    """The flips of a study. Counts are made at once, the texts of a flip when it is asked for."""
+    """The flips of a study. Counts are made at once, the texts of a flip are fetched when it is asked for."""
 
     def __init__(
-        self,
-        rows: Sequence[Row],
-        grades: Mapping[str, GradeRow],
-        plans: Mapping[str, PlanRow],
-        cards: Sequence[Mapping[str, Any]],
+        self, columns: Columns, plans: Mapping[str, PlanRow], cards: Sequence[Mapping[str, Any]], fetch: Fetch
     ) -> None:
-        self.grades, self.plans = grades, plans
-        self.rows: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in sorted(rows, key=lambda r: (r.item, r.seed, r.branch)):
-            if row.id not in grades:
-                raise UserError(
-                    f"row {row.id} of condition {row.condition!r} has no grade; run triaxis grade on the folder first"
-                )
-            self.rows[row.condition][row.item].append(row)
+        missing = columns.ungraded()[:1]
+        if missing:
+            at = missing[0]
+            id, name = columns.ids(slice(at, at + 1))[0], columns.conditions[columns.rows.condition[at]]
+            raise UserError(f"row {id} of condition {name!r} has no grade; run triaxis grade on the folder first")
+        self.columns, self.plans, self.fetch = columns, plans, fetch
+        self._sides: dict[tuple[str, str, str], Side] = {}
+        self.places = {name: self._places(at) for name, at in columns.of.items()}
         self.bare = next((str(c["name"]) for c in cards if c.get("role") == "baseline"), "none")
         self.branches = {str(c["name"]): int(c.get("branches", 1)) for c in cards}
-        self.scores = {name: self._scores(name) for name in self.rows}
+        self.scores = {name: self._scores(name) for name in self.places}
         compared = [(str(c["name"]), str(c.get("against", ""))) for c in cards if c.get("role") != "stage"]
         self.pairs = [self._pair(a, b) for a, b in compared if a != b and a in self.scores and b in self.scores]
 
@@ -105,13 +108,40 @@ class Flips:
                     if depth < len(items):
                         yield place, self._flip(self.pairs[place], items[depth])
 
+    def _places(self, at: slice) -> dict[str, slice]:
+        """Where the rows of each item are, in one condition."""
+        items, starts = np.unique(self.columns.rows.item[at], return_index=True)
+        ends = [*starts[1:].tolist(), at.stop - at.start]
+        names = [self.columns.items[i] for i in items.tolist()]
+        return {n: slice(at.start + a, at.start + b) for n, a, b in zip(names, starts.tolist(), ends, strict=True)}
+
+    def _evenly(self, condition: str) -> Iterator[tuple[list[str], npt.NDArray[np.int64]]]:
+        """(items, places of their rows, (items, rows an item)), by how many rows an item has."""
+        by_count: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        for item, at in self.places[condition].items():
+            by_count[at.stop - at.start].append((item, at.start))
+        for count, found in by_count.items():
+            yield [i for i, _ in found], np.array([start for _, start in found])[:, None] + np.arange(count)
+
     def _scores(self, condition: str) -> dict[str, float]:
-        size = self.branches.get(condition, 1)
-        if size == 1 and all(len(rows) == 1 for rows in self.rows[condition].values()):
-            return {i: float(self.grades[rows[0].id].verdict == "right") for i, rows in self.rows[condition].items()}
-        graded = {i: [self.grades[r.id] for r in rows] for i, rows in self.rows[condition].items()}
-        by_seed = {i: [g[k : k + size] for k in range(0, len(g), size)] for i, g in graded.items()}
-        return {i: sum(map(_vote, seeds)) / len(seeds) for i, seeds in by_seed.items()}
+        size, rows = self.branches.get(condition, 1), self.columns.rows
+        scores: dict[str, float] = {}
+        for items, at in self._evenly(condition):
+            right = rows.verdict[at] == VERDICTS["right"]
+            seeds = [slice(k, k + size) for k in range(0, at.shape[1], size)]
+            votes = [vote(rows.answer[at[:, s]], right[:, s], self._unread)[0] for s in seeds]
+            mean = right[:, 0].astype(float) if size == at.shape[1] == 1 else sum(votes) / len(seeds)
+            scores |= zip(items, np.asarray(mean).tolist(), strict=True)
+        return scores
+
+    @cached_property
+    def _unread(self) -> int:
+        """The code of no answer; one that nothing has where everything was read."""
+        words = self.columns.rows.words
+        return list(words).index("") if "" in words else -1
+
+    def _rows(self, condition: str, item: str) -> Sequence[tuple[Row, GradeRow]]:
+        return self.fetch(self.columns.ids(self.places[condition][item]))
 
     def _pair(self, condition: str, against: str) -> Pair:
         new, old = self.scores[condition], self.scores[against]
@@ -124,7 +154,7 @@ class Flips:
 
     def _flip(self, pair: Pair, item: str) -> Flip:
         question = self._question(item, pair.against)
-        new, old = (self._side(name, item, question) for name in (pair.condition, pair.against))
+        new, old = (self._held(name, item, question) for name in (pair.condition, pair.against))
         change = self.scores[pair.condition][item] - self.scores[pair.against][item]
         way: Literal["gained", "lost", "same"] = "gained" if change > 0 else "lost" if change < 0 else "same"
         marked = {f for name in (pair.condition, pair.against) for f in self._flags[name].get(item, ())}
@@ -133,23 +163,25 @@ class Flips:
         )
 
     def _question(self, item: str, against: str) -> str:
-        bare = self.rows.get(self.bare, {}).get(item) or self.rows[against][item]
-        return bare[0].prompt
+        name = self.bare if item in self.places.get(self.bare, ()) else against
+        return self._rows(name, item)[0][0].prompt
 
     @cached_property
     def _flags(self) -> dict[str, dict[str, set[str]]]:
         """condition -> item -> its flags; items without any are left out."""
         found: dict[str, dict[str, set[str]]] = {}
-        for name, items in self.rows.items():
-            found[name] = mine = {}
-            for item, rows in items.items():
-                flags = {"truncated"} if any(not r.ended for r in rows) else set()
-                if any(self.grades[r.id].verdict == "unreadable" for r in rows):
-                    flags.add("unreadable")
-                if len(rows) > 1 and len(_tied(_votes([self.grades[r.id] for r in rows]))) > 1:
-                    flags.add("tie")
-                if flags:
-                    mine[item] = flags
+        rows = self.columns.rows
+        for name in self.places:
+            mine: dict[str, set[str]] = {}
+            found[name] = mine
+            for items, at in self._evenly(name):
+                several = at.shape[1] > 1
+                marks = {f: self.columns.kind(f, at).any(axis=1) for f in ("truncated", "unreadable")}
+                if several:
+                    marks["tie"] = vote(rows.answer[at], rows.verdict[at] == VERDICTS["right"], self._unread)[1]
+                for flag, there in marks.items():
+                    for place in np.flatnonzero(there).tolist():
+                        mine.setdefault(items[place], set()).add(flag)
         return found
 
     @cached_property
@@ -157,11 +189,18 @@ class Flips:
         """The expected answer by item, as the plans' own notes state it."""
         return {p.item: str(gold) for p in self.plans.values() if (gold := _detail(p).get("gold")) is not None}
 
+    def _held(self, condition: str, item: str, question: str) -> Side:
+        """A side, made once: the arm that many are compared with stands on one side of most flips."""
+        key = (condition, item, question)
+        if key not in self._sides:
+            self._sides[key] = self._side(*key)
+        return self._sides[key]
+
     def _side(self, condition: str, item: str, question: str) -> Side:
-        rows = self.rows[condition][item]
-        votes = _votes([self.grades[r.id] for r in rows]) if len(rows) > 1 else []
-        shown = next(r for r in rows if not votes or self.grades[r.id].answer == votes[0][0])
-        grade, plan = self.grades[shown.id], self.plans.get(shown.plan)
+        rows = self._rows(condition, item)
+        votes = _votes([grade for _, grade in rows]) if len(rows) > 1 else []
+        shown, grade = next((r, g) for r, g in rows if not votes or g.answer == votes[0][0])
+        plan = self.plans.get(shown.plan)
         before, found, after = shown.prompt.partition(question or "\0")
         return Side(
             condition=condition,
@@ -186,16 +225,6 @@ def _votes(grades: Sequence[GradeRow]) -> list[tuple[str, str, int]]:
         counts[g.answer, g.verdict] = counts.get((g.answer, g.verdict), 0) + 1
     ordered = sorted(counts.items(), key=lambda c: (c[0][0] == "", -c[1]))
     return [(answer, verdict, count) for (answer, verdict), count in ordered]
-
-
-def _vote(grades: Sequence[GradeRow]) -> float:
-    """The share of the most voted answers that are right: the "uniform" tie rule of triaxis.estimate.diversity.
-
-    Written again here because that module brings SciPy, whose import is as long as all of this.
-    """
-    votes = _votes(grades)
-    tied = [verdict for answer, verdict, count in votes if answer != "" and count == votes[0][2]]
-    return tied.count("right") / len(tied) if tied else 0.0
 
 
 def _tied(votes: Sequence[tuple[str, str, int]]) -> list[str]:

@@ -194,6 +194,6 @@ def templates() -> Environment:
     )  # fmt: skip
     made.filters |= {"points": words.points, "p_value": words.p_value, "size": words.size, "number": words.number}
     made.filters["count"] = lambda x: words.number(x, 0)
-    made.filters["how"] = method_of
+    made.filters |= {"how": method_of, "tight": words.tight}
     made.globals |= {"span": words.span, "level": words.LEVEL, "unbroken": words.unbroken}
     return made

@@ -20,12 +20,16 @@ SAME = "The table below holds the same numbers."
 
 
 class Grid(NamedTuple):
-    """A plain table: heads are (text, anchor of its method or ""); the first cell of a row is its name."""
+    """A plain table: heads are (text, anchor of its method or ""); the first cell of a row is its name.
+
+    `worded`: heads of columns of words, which stand at the left.
+    """
 
     label: str
     caption: str
     heads: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[str]]
+    worded: Sequence[str] = ()
 
 
 def grid(label: str, caption: str, heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> Grid:

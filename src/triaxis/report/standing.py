@@ -20,6 +20,7 @@ from triaxis.report.words import number, points
 Json = Mapping[str, Any]
 _AXES = (("A1", "brittleness"), ("A2", "trust"), ("A3", "diversity"))
 _TOLD = ("placement", "closed", "plan_budget", "gen_length", "steps", "temperature")  # what papers most often differ in
+_WORDED = ("numbers", "task", "executor", "verdict on them", "set as")
 _KINDS = {"HOLDS": "lift", "FAILS": "drop", "NOT RESOLVED": "open"}
 
 
@@ -50,7 +51,11 @@ def adapters(found: Json | None) -> Json | None:
     return {
         "shown": effects(named, "adapters"),
         "table": Grid(
-            "Arms with and without an adapter", "Accuracy in %; a vote where there are branches.", heads, rows
+            "Arms with and without an adapter",
+            "Accuracy in %; a vote where there are branches.",
+            heads,
+            rows,
+            ("without", "adapter"),
         ),
         "changes": [{"name": n, **c, "table": split_table(n, c)} for n, c in found["changes"].items()],
     }
@@ -122,7 +127,9 @@ def _beside(axis: str, name: str, mine: Sequence[Json], claims: Sequence[Json]) 
         "verified": sum(c["label"].startswith("verified") for c in claims),
         "span": f"{number(ends[0], sign=True)} to {number(ends[1], sign=True)}",
         "own": f"{points(own[0])} to {points(own[1])}",
-        "table": Grid(f"Published differences on {name}", "In points, least first.", heads, [_line(c) for c in claims]),
+        "table": Grid(
+            f"Published differences on {name}", "In points, least first.", heads, [_line(c) for c in claims], _WORDED
+        ),
         "titles": sorted({(c["paper"], c["citation"], c["label"]) for c in claims}),
     }
 

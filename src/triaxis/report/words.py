@@ -84,6 +84,14 @@ def unbroken(text: str) -> str:
     return text.replace(" ", "\u00a0")
 
 
+_SPAN = re.compile(r"\[[^\s\[\],]+, [^\s\[\],]+\]")
+
+
+def tight(text: str) -> str:
+    """The text with every interval in it on one line; between a value and its interval it may break."""
+    return _SPAN.sub(lambda m: unbroken(m[0]), text)
+
+
 def several(names: list[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
