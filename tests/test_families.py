@@ -171,6 +171,31 @@ def test_the_engine_decodes_what_a_plain_loop_decodes(folders: Mapping[str, tupl
     assert executor.generate_ids(prompts, d) == wanted
 
 
+@pytest.mark.parametrize("heat", [0.0, 0.7])
+@pytest.mark.parametrize("family", MADE)
+def test_a_row_is_the_same_alone_and_in_a_running_batch(
+    folders: Mapping[str, tuple[Path, Any]], family: str, heat: float
+) -> None:
+    """Ragged prompts, rows that end at unlike blocks and let others in."""
+    network = load_checkpoint(str(folders[family][0])).network
+    d = Decode(gen_length=16, block_length=4, steps=8, temperature=heat, stop="eos_block")
+    prompts = [[(7 * n + i) % 50 + 1 for i in range(1 + n * 5 % 11)] for n in range(8)]
+
+    def rows(room: int, marks: list[int], stop: str = "eos_block") -> list[Any]:
+        return denoise(
+            network, prompts, range(8), override(d, {"stop": stop}), mask_id=MASK, eos_ids=[EOS, *marks],
+            device=torch.device("cpu"), room=room,
+        )  # fmt: skip
+
+    free = rows(0, [], "canvas")
+    marks = [free[0].ids[1], free[3].ids[6]]
+    alone, running = rows(1, marks), rows(90, marks)
+    assert [(r.ids, r.ended, r.forwards, r.tokens, r.order) for r in running] == [
+        (r.ids, r.ended, r.forwards, r.tokens, r.order) for r in alone
+    ]
+    assert len({r.forwards for r in alone}) > 1
+
+
 @pytest.mark.parametrize("family", ["sdar", "llada2"])
 @pytest.mark.parametrize(
     "changes",
