@@ -40,6 +40,7 @@ class Repair:
     seeds: tuple[int, ...] = (0,)
     control: bool = True
     device: str | None = None
+    dtype: str | None = None
     margin: float = repair.MARGIN
     conditions: tuple[str, ...] = ()
 
@@ -50,16 +51,17 @@ def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, A
     for seed in r.seeds:
         train(r, out, seed, progress)
     for folder, study in studies(r, out).items():
-        lend(out / "before", folder)
+        if not (folder / "rows.sqlite").exists():
+            lend(out / "before", folder)
         study.run(folder, progress)
     return compare(r, out)
 
 
 def prepare(r: Repair, out: Path) -> None:
-    """Make the plans of the training items, which all seeds and kinds share."""
+    """Make the plans of the training items, which all seeds share."""
     executor = _executor(r)
     for kind in kinds(r):
-        _material(r, kind, executor, out / "plans")
+        _material(r, kind, executor, out / "plans" / kind)
 
 
 def train(r: Repair, out: Path, seed: int, progress: Progress = silent) -> None:
@@ -72,24 +74,24 @@ def train_one(r: Repair, kind: str, out: Path, seed: int, progress: Progress = s
     """One adapter or its control, as its folder. Kinds and seeds may be trained side by side after `prepare`."""
     executor, plans = _executor(r), out / f"plans-s{seed}" / kind
     if not plans.exists():  # a store has one writer at a time
-        shutil.copytree(out / "plans", plans)
+        shutil.copytree(out / "plans" / kind, plans)
     folder = out / "adapters" / f"{kind}-s{seed}"
     _train(executor, replace(r.recipe, seed=seed), _material(r, kind, executor, plans), folder, progress)
     return folder
 
 
-def lend(before: Path, folder: Path) -> None:
-    """Give a study the plans that another has made: its planners' plans are the same, and cost most of the time."""
-    if (folder / "rows.sqlite").exists() or not (before / "rows.sqlite").is_file():
-        return
-    with Store(before / "rows.sqlite", write=False) as made, Store(folder / "rows.sqlite", write=True) as mine:
-        mine.append(made.plans().values())
+def lend(made: Path, folder: Path) -> None:
+    """Give a store the plans of another: planners' plans are the same in all studies of a task, and cost the most."""
+    if (made / "rows.sqlite").is_file():
+        with Store(made / "rows.sqlite", write=False) as theirs, Store(folder / "rows.sqlite", write=True) as mine:
+            held = mine.plans()
+            mine.append(p for key, p in theirs.plans().items() if key not in held)
 
 
 def studies(r: Repair, out: Path, seeds: tuple[int, ...] | None = None, before: bool = True) -> dict[Path, Study]:
     """The studies by folder: of the executor as it is, and with each adapter of `seeds` (all of them by default)."""
     study = Study(
-        executor=r.executor, planners=r.planners, task=r.task, n=r.n, preset=PRESET, device=r.device,
+        executor=r.executor, planners=r.planners, task=r.task, n=r.n, preset=PRESET, device=r.device, dtype=r.dtype,
         conditions=r.conditions,
     )  # fmt: skip
     found = {out / "before": study} if before else {}
@@ -127,7 +129,7 @@ def kinds(r: Repair) -> tuple[str, ...]:
 def _executor(r: Repair) -> Executor:
     from triaxis.sampling.executor import load_executor
 
-    return load_executor(r.executor, device=r.device)
+    return load_executor(r.executor, device=r.device, dtype=r.dtype)
 
 
 def _material(r: Repair, kind: str, executor: Executor, plans: Path) -> Material:
