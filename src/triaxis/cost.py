@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,29 @@ def decode_flops(s: Sizes, prompt: int, gen_length: int, block_length: int, step
     """Operations of one exact completion: every step reads the whole canvas and makes the logits of one block."""
     canvas = prompt + gen_length
     return steps * forward_flops(s, canvas, canvas, block_length)
+
+
+class TrainingWork(NamedTuple):
+    """Operations of one training row. useful: what any implementation must do; trunk: one more pass of the layers."""
+
+    useful: int
+    trunk: int
+
+
+def training_flops(s: Sizes, tokens: int, scored: int, low_rank: int, deep: int) -> TrainingWork:
+    """Operations of training adapters beside frozen weights on one row of `tokens`.
+
+    scored: tokens with a loss, which alone go through the head; low_rank: weights of the adapters; deep: layers the
+    gradient goes back through, from the last one. A frozen weight costs 2 operations a token forward and 2 on the way
+    back (its input's gradient; it has none of its own), so 4 where full training has 6; an adapter's weight 6;
+    attention's products are two forward and four back. Norms, activations, dropout and the optimiser are left out, and
+    what is saved in the first and last layer is not taken off.
+    """
+    forward = forward_flops(s, tokens, tokens, scored)
+    back = forward_flops(s, tokens, tokens, 0) * deep // s.layers + 2 * s.width * s.vocabulary * scored
+    back += 4 * deep * s.heads * s.head_width * tokens * tokens
+    trunk = forward_flops(s, tokens, tokens, 0) + 2 * low_rank * tokens
+    return TrainingWork(forward + back + 6 * low_rank * tokens, trunk)
 
 
 def work_flops(s: Sizes, forwards: int, tokens: int, logits: int) -> int:

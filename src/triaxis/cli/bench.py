@@ -1,4 +1,4 @@
-"""Commands that measure decoding: bench speed, bench agreement."""
+"""Commands that measure decoding and training: bench speed, bench agreement, bench train."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from triaxis.sampling.executor import Executor
 
 bench = typer.Typer(
-    name="bench", help="Measure decoding: speed, and what approximate modes change.", no_args_is_help=True
+    name="bench", help="Measure decoding and training: speed, and what approximate modes change.", no_args_is_help=True
 )
 app.add_typer(bench)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
@@ -128,3 +128,38 @@ def _table(rows: Sequence[Row]) -> str:
         for r in rows
     ]
     return "\n".join(lines)
+
+
+@bench.command()
+def train(
+    shape: Annotated[str, typer.Option(help="llada-8b, llada-1b or small: random weights.")] = "llada-8b",
+    row_tokens: Annotated[int, typer.Option(help="Prompt and response of a row.")] = 512,
+    case: Annotated[list[str] | None, typer.Option("--case", help="Only this way of training; repeatable.")] = None,
+    budget: Annotated[float, typer.Option(help="Start no new case after so many seconds.")] = 75.0,
+    price_per_hour: Annotated[float | None, typer.Option(help="Dollars of the machine.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Also list the longest kernels of a GPU.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Four layers: does everything run?")] = False,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Tokens a second of adapter training at a model shape, memory, share of the ceiling, and what the recipes cost."""
+    from dataclasses import asdict
+
+    from triaxis.models.load import find_device
+    from triaxis.sampling.speed import SHAPES
+    from triaxis.train import speed as measure
+
+    lookup("shape", SHAPES, shape)
+    known = {c.name: None for c in measure.CASES}
+    for name in case or []:
+        lookup("case", known, name)
+    if row_tokens < 16:
+        raise UserError(f"--row-tokens {row_tokens}: give at least 16")
+    report = measure.of_shape(
+        shape, device=find_device(device), quick=quick, budget=budget, names=case or [], price=price_per_hour,
+        tokens=row_tokens, profiled=profile,
+    )  # fmt: skip
+    if json_:
+        print_json(asdict(report))
+    else:
+        sys.stdout.write(measure.table(report) + "\n")

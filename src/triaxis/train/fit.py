@@ -113,7 +113,7 @@ def attach(executor: Executor, recipe: Recipe) -> tuple[Executor, dict[str, Lora
         generator = torch.Generator().manual_seed(stream_key("lora", recipe.seed, name))
         layers[name] = LoraTrained(base, recipe.rank, recipe.alpha, recipe.dropout, generator)
         swap(network, name, layers[name])
-    network.run_layer = way_of_running(recipe.compiled, recipe.recompute)
+    network.run_layer = way_of_running(recipe.compiled, recipe.recompute)  # type: ignore[assignment]
     checkpoint = replace(executor.checkpoint, network=network)  # type: ignore[arg-type]
     return replace(executor, checkpoint=checkpoint, adapters=None, schedule=""), layers
 
@@ -251,7 +251,7 @@ def _step(run: _Fit, objective: Objective, optimiser: torch.optim.Optimizer, ste
         index = torch.arange(k, len(rows), parts)
         torch.manual_seed(stream_key("dropout", r.seed, step, k))
         loss = objective(batch.rows(index).to(runner.device), masks.rows(index).to(runner.device)) / float(masks.total)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         done += loss.detach()
     runner.share(run.weights.values())
     nn.utils.clip_grad_norm_(run.weights.values(), r.clip)

@@ -15,7 +15,7 @@ from os import environ
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from triaxis.models.parts import Canvas, Decoder, Layer, RunLayer
 from triaxis.sampling.graphs import VERSIONS, Compiled
@@ -86,6 +86,14 @@ def runner_on(device: torch.device) -> Alone:
     return Together(device) if started() > 1 else Alone(device)
 
 
+def leave() -> bool:
+    """Part from the other processes; whether this is the one that reports."""
+    main = not dist.is_initialized() or dist.get_rank() == 0
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return main
+
+
 # ---------------------------------------------------------------- how a layer is run
 
 
@@ -96,7 +104,7 @@ def way_of_running(compiled: bool, recompute: bool) -> RunLayer:
         from torch import _dynamo
 
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, VERSIONS)
-        run = Compiled(_written, "the layers")
+        run = partial(_fast, Compiled(_written, "the layers"))
     return partial(_again, run) if recompute else run
 
 
@@ -106,10 +114,24 @@ def _written(
     return type(layer).forward(layer, x, canvas, select, kept)  # not layer.forward: `shard` puts this in its place
 
 
+def _fast(
+    fast: RunLayer, layer: Layer, x: Tensor, canvas: Canvas, select: Tensor | None, kept: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """One compiled version, of half a minute, serves all layers: where another were needed, the layer runs as written.
+
+    That is the last layer, which computes the response's positions only, and everything without gradients. The first
+    layer's input is asked for a gradient it has no use for: below 1 % of the work of 32 layers.
+    """
+    if select is not None or not torch.is_grad_enabled():
+        return _written(layer, x, canvas, select, kept)
+    return fast(layer, x if x.requires_grad else x.detach().requires_grad_(), canvas, select, kept)
+
+
 def _again(run: RunLayer, layer: Layer, x: Tensor, *given: object) -> Tensor:
     if not torch.is_grad_enabled():
         return run(layer, x, *given)  # type: ignore[arg-type]
-    out: Tensor = checkpoint(run, layer, x, *given, use_reentrant=False)
+    with set_checkpoint_early_stop(False):  # it stops by an exception, which `Compiled` would take for the compiler's
+        out: Tensor = checkpoint(run, layer, x, *given, use_reentrant=False)
     return out
 
 

@@ -1,0 +1,176 @@
+"""What several GPUs of one host give to training, and whether they train the same adapter as one.
+
+    python -m triaxis.train.scale --shape llada-8b --processes 2        # two GPUs, under two minutes; no download
+
+The same global batch in one process and in several, once with the frozen weights whole in each (data parallel) and once
+in parts: tokens a second, memory, their ratio. Then a few steps of each in torch's deterministic mode, whose adapters
+are compared. One process computes as many parts of a step as there are processes, so parts have the same rows, masks
+and dropout whoever computes them (`fit._step`); what is left is the order in which gradients are summed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triaxis.errors import UserError
+from triaxis.models.adapters import read_tensors
+from triaxis.models.load import find_device
+from triaxis.sampling.speed import SHAPES, say
+from triaxis.train.fit import LOG_EVERY, fit
+from triaxis.train.recipes import RECIPES
+from triaxis.train.runners import leave, own_device, started
+from triaxis.train.speed import ROWS, Bench, Watch
+
+SAME = 1e-3  # of an adapter's norm: adapters that differ by less are called the same
+STEPS = 4  # of the adapters that are compared
+WAYS = {"data parallel": False, "frozen weights in parts": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """One way to train. memory_gb: the most that one process held."""
+
+    way: str
+    processes: int
+    tokens_per_second: float
+    seconds: float  # a step
+    memory_gb: float | None
+
+
+# ---------------------------------------------------------------- in each process
+
+
+def work(a: argparse.Namespace) -> None:
+    """Train by every way that these processes can; rank 0 writes what it found to a.out."""
+    processes = started()
+    bench = Bench(a.shape, own_device(find_device(a.device)), a.row_tokens, 4 if a.quick else None)
+    batch, parts = a.rows * a.processes, a.processes // processes
+    recipe = replace(RECIPES["prefix"], batch=batch, accumulate=parts, warmup=0, every=10**9, steps=2 * LOG_EVERY)
+    found = []
+    for way, sharded in WAYS.items():
+        if sharded and processes == 1:
+            continue
+        executor, watch = bench.fresh(), Watch(bench.device)
+        bench.train(executor, replace(recipe, compiled=a.compiled), watch, sharded)
+        ran = Ran(
+            way=way, processes=processes, tokens_per_second=batch * a.row_tokens / watch.seconds,
+            seconds=watch.seconds, memory_gb=watch.memory_gb,
+        )  # fmt: skip
+        found.append(asdict(ran))
+        if sharded:
+            del executor
+            executor = bench.fresh(again=True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        fit(executor, replace(recipe, steps=STEPS), bench.rows(executor), a.out / way, sharded=sharded)
+        torch.use_deterministic_algorithms(False)
+        del executor
+    if leave():
+        (a.out / "ran.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+# ---------------------------------------------------------------- around them
+
+
+def compare(a: argparse.Namespace) -> dict[str, Any]:
+    """Start the processes, one way after the other; everything they found."""
+    with tempfile.TemporaryDirectory() as scratch:
+        one, many = (Path(scratch) / str(n) for n in (1, a.processes))
+        ran = _start(a, one, 1) + _start(a, many, a.processes)
+        alone = _update(one / "data parallel")
+        differences = {way: difference(alone, _update(many / way)) for way in WAYS}
+    single, *others = (Ran(**r) for r in ran)
+    where = find_device(a.device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
+    return {
+        "device": f"{a.processes} x {name}, torch {torch.__version__}", "shape": a.shape, "row_tokens": a.row_tokens,
+        "rows_a_step": a.rows * a.processes, "runs": ran,
+        "ratios": {r.way: r.tokens_per_second / single.tokens_per_second for r in others},
+        "tokens_per_second": max(r.tokens_per_second for r in others),
+        "differences": differences, "tolerance": SAME, "same": all(d <= SAME for d in differences.values()),
+    }  # fmt: skip
+
+
+def _start(a: argparse.Namespace, out: Path, processes: int) -> list[dict[str, Any]]:
+    """Run `work` in so many processes. UserError where it fails."""
+    out.mkdir()
+    command = [
+        *launcher(a.launcher, processes), "-m", "triaxis.train.scale", "--work", "--out", str(out), "--shape", a.shape,
+        "--processes", str(a.processes), "--rows", str(a.rows), "--row-tokens", str(a.row_tokens),
+        *(["--device", a.device] if a.device else []), *(["--quick"] if a.quick else []),
+        *([] if a.compiled else ["--written"]),
+    ]  # fmt: skip
+    say(f"{processes} processes")
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", **os.environ}
+    if subprocess.run(command, stdout=sys.stderr, env=environment).returncode:
+        raise UserError(f"training in {processes} processes failed; its lines above say why")
+    return list(json.loads((out / "ran.json").read_text(encoding="utf-8")))
+
+
+def launcher(name: str, processes: int) -> list[str]:
+    """How processes are started: by torch's own launcher or by accelerate's."""
+    if processes == 1:
+        return [sys.executable]
+    if name == "accelerate":
+        return [
+            sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
+            "--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no",
+        ]  # fmt: skip
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+
+
+def _update(folder: Path) -> dict[str, Tensor]:
+    """The B matrices of an adapter, which began at zero: what training made."""
+    return {name: pair["B"] for name, pair in read_tensors(folder).items()}
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The norm of the difference of two adapters' B matrices over the norm of the first. Nan-free: neither is zero."""
+    apart = sum(float((t - other[n]).square().sum()) for n, t in one.items())
+    return float((apart / sum(float(t.square().sum()) for t in one.values())) ** 0.5)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; see the module's first lines."""
+    parser = argparse.ArgumentParser(description="Adapter training in one process and in several.")
+    parser.add_argument("--shape", default="llada-8b", choices=sorted(SHAPES))
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=8, help="rows of a step that a process computes at once")
+    parser.add_argument("--row-tokens", type=int, default=ROWS, help="prompt and response of a row")
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    parser.add_argument("--launcher", choices=("torchrun", "accelerate"), default="torchrun")
+    parser.add_argument("--written", dest="compiled", action="store_false", help="layers uncompiled")
+    parser.add_argument("--quick", action="store_true", help="four layers: does everything run?")
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """One JSON object on stdout; 2 where the processes failed."""
+    a = parse(argv)
+    if a.work:
+        work(a)
+        return 0
+    try:
+        found = compare(a)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
