@@ -421,7 +421,7 @@ def test_rows_of_other_conditions_do_not_count() -> None:
     table = select(default_conditions(()), ["hint"])
     w = World(default_conditions(()))
     t = axes.arrange(w.rows, w.grades, w.plans, [w.card(c, (0,)) for c in table], N)
-    assert list(t.rows) == ["none", "hint"]
+    assert list(t.conditions) == ["none", "hint"]
     assert not [x for x in axes.warnings(t, axes.condition_rows(t), axes.axes(t, {})) if "vote" in x]
 
 

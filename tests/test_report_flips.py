@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_study import write_study
 
-from triaxis.estimate import diversity
-from triaxis.report import flips, render, words
-from triaxis.store import GradeRow, Store
+from triaxis.estimate import columns, diversity
+from triaxis.report import render, words
+from triaxis.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +75,14 @@ def test_flips_agree_with_gain_and_loss_and_show_both_sides(html: str, study: Pa
 
 def test_votes_of_flips_are_those_of_the_estimates() -> None:
     rng = random.Random(3)
-    for _ in range(500):
-        answers = [rng.choice(["", "7", "8", "9"]) for _ in range(rng.randint(1, 6))]
-        grades = [
-            GradeRow("", "unreadable" if a == "" else "right" if a == "7" else "wrong", a, "", -1) for a in answers
-        ]
-        expected = diversity.vote([answers], [[g.verdict == "right" for g in grades]])
-        assert flips._vote(grades) == pytest.approx(float(expected.score[0]))
+    for branches in (1, 2, 5, 6):
+        answers = [[rng.choice(["", "7", "8", "9"]) for _ in range(branches)] for _ in range(200)]
+        right = np.array([[a == "7" for a in row] for row in answers])
+        codes = np.array([[["", "7", "8", "9"].index(a) for a in row] for row in answers])
+        score, tie = columns.vote(codes, right, 0)
+        expected = diversity.vote(answers, right)
+        assert score.tolist() == expected.score.tolist()
+        assert tie.tolist() == expected.tie.tolist()
 
 
 def test_long_texts_are_cut_in_their_middle_and_say_so(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def ballots(t: Table, name: str) -> Ballots:
     from triaxis.estimate.votes import Ballots
 
     first = t.by_seed(name)[0]
-    rows = [row[first] for row in t.rows[name]]
+    rows = [row[first] for row in t.rows(name)]
     return Ballots(
         [row[first] for row in t.answers(name)],
         t.right(name)[:, first],
@@ -190,7 +190,7 @@ def arm(t: Table, name: str, embed: Callable[[list[str]], Any] | None = None) ->
 
     b = ballots(t, name)
     first = t.by_seed(name)[0]
-    forwards = [[r.forwards for r in row[first]] for row in t.rows[name]]
+    forwards = [[r.forwards for r in row[first]] for row in t.rows(name)]
     votes = {}
     for label, (rule, settings) in RULES.items():
         score = elect(b, rule, **settings).score
@@ -215,7 +215,7 @@ def arm(t: Table, name: str, embed: Callable[[list[str]], Any] | None = None) ->
 def _told(t: Table, name: str) -> tuple[list[list[str]], list[list[list[int]]]]:
     """Texts of the first seed's branches, and the step that committed each of their tokens."""
     first = t.by_seed(name)[0]
-    rows = [row[first] for row in t.rows[name]]
+    rows = [row[first] for row in t.rows(name)]
     return [[r.text for r in row] for row in rows], [[parse_json(r.trace)["order"] for r in row] for row in rows]
 
 
@@ -227,7 +227,7 @@ def reranked(t: Table, name: str, task_name: str, spec: str) -> dict[str, Any]:
 
     question = {i.id: i.question for i in load_task(task_name).items()}
     texts, _ = _told(t, name)
-    scores = judge(spec, [question[row[0].item] for row in t.rows[name]], texts)
+    scores = judge(spec, [question[row[0].item] for row in t.rows(name)], texts)
     found = rerank(ballots(t, name), scores)
     closed = None if found.gap_closure is None else _plain(found.gap_closure)
     return {"judge": spec, "effects": [e.effect() for e in found.estimates], "gap_closure": closed}
@@ -242,7 +242,7 @@ def temporal_votes(t: Table, name: str, task_name: str) -> dict[str, Any]:
     task = load_task(task_name)
     item = {i.id: i for i in task.items()}
     paths, right = [], []
-    for rows in t.rows[name]:
+    for rows in t.rows(name):
         trace = parse_json(rows[0].trace).get("path")
         if trace is None:
             raise UserError(f"condition {name!r} kept no trajectory; set watch = true in its preset")

@@ -19,9 +19,10 @@ from triaxis.errors import UserError
 from triaxis.jobs import Progress, silent
 from triaxis.limits import parse_json
 from triaxis.protocol import STUDY, read_protocol
-from triaxis.store import GradeRow, PlanRow, Row, Store
+from triaxis.store import GradeRow, PlanRow, Store, refuse_sealed
 
 if TYPE_CHECKING:
+    from triaxis.estimate.columns import Columns
     from triaxis.tasks.base import Item, Task
 
 GRADER = "numeric-1"  # version of the grading rules; grades can be re-made from stored text
@@ -57,13 +58,14 @@ def grade(
     progress("grading", len(rows), len(rows))
 
 
-def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The contract's summary object, from stored rows, grades and plans alone."""
+def summarise(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> dict[str, Any]:
+    """The contract's summary object, from stored rows, grades and plans alone. workers: see `gather`."""
     from triaxis.estimate import axes
     from triaxis.estimate.prereg import scorecard
+    from triaxis.gather import gather, tabled
 
-    rows, n = store.rows(), int(store.get("items") or protocol["n"])
-    t = axes.arrange(rows, store.grades(), store.plans(), protocol["conditions"], n)
+    n, columns = int(store.get("items") or protocol["n"]), gather(store, protocol["conditions"], workers)
+    t = tabled(store, columns, protocol["conditions"], n)
     lines = axes.condition_rows(t)
     seconds, price = float(store.get("seconds") or 0), store.get("price_per_hour")
     paid = dollars(seconds, None if price is None else float(price))
@@ -82,9 +84,9 @@ def summarise(store: Store, protocol: Mapping[str, Any]) -> dict[str, Any]:
         "axes": found,
         "cost": {
             "seconds": round(seconds, 1),
-            **work(rows, protocol),
+            **work(columns, protocol),
             "dollars": paid if paid is None else round(paid, 4),
-            "planning": planning(store.plans().values()),
+            "planning": planning(t.plans.values()),
         },
         "warnings": [*_notes(protocol, n), *axes.warnings(t, lines, found)],
     }
@@ -99,8 +101,10 @@ def planning(plans: Iterable[PlanRow]) -> dict[str, int]:
     return {name: sum(int(s.get(key, 0)) for s in spent) for name, key in names.items()}
 
 
-def work(rows: Sequence[Row], protocol: Mapping[str, Any]) -> dict[str, int]:
+def work(columns: Columns, protocol: Mapping[str, Any]) -> dict[str, int]:
     """Forwards and tokens of what ran: rows with one prompt and one random stream were sampled once and count once."""
+    from triaxis.estimate.columns import once
+
     base, cards = protocol["decode"], {c["name"]: c for c in protocol["conditions"]}
 
     @cache
@@ -111,11 +115,8 @@ def work(rows: Sequence[Row], protocol: Mapping[str, Any]) -> dict[str, int]:
         key = json.dumps([decode, c["writer"], c["adapter"], c["watch"]], sort_keys=True)
         return key, decode["temperature"] > 0 or decode["remasking"] == "random"
 
-    ran = {}
-    for r in rows:
-        key, draws = settings(r.condition, r.branch)
-        ran[r.prompt, key, (r.item, r.seed, r.branch) if draws else None] = r
-    return {"forwards": sum(r.forwards for r in ran.values()), "tokens": sum(r.tokens for r in ran.values())}
+    ran = once(columns, settings)
+    return {"forwards": int(columns.rows.forwards[ran].sum()), "tokens": int(columns.rows.tokens[ran].sum())}
 
 
 def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
@@ -137,7 +138,8 @@ def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON by replacing the file in one move."""
+    """Write JSON by replacing the file in one move. UserError where the folder is sealed or the disk refuses."""
+    refuse_sealed(path.parent)
     scratch = path.with_suffix(".partial")
     try:
         scratch.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -146,8 +148,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: cannot write ({e.strerror}); rows already written are safe") from None
 
 
-def regrade(folder: Path, progress: Progress = silent, *, second: bool = True) -> dict[str, Any]:
-    """Grade a finished study's stored texts again, re-make its summary, and return it."""
+def regrade(folder: Path, progress: Progress = silent, *, second: bool = True, workers: int = 1) -> dict[str, Any]:
+    """Grade a finished study's stored texts again, re-make its summary, and return it. workers: see `gather`."""
     from triaxis.tasks import load_task
 
     protocol = held_protocol(folder)
@@ -158,7 +160,7 @@ def regrade(folder: Path, progress: Progress = silent, *, second: bool = True) -
         raise UserError(f"{folder}: task {spec['task']!r} is now revision {task.revision}, its rows are of {was}")
     with Store(folder / "rows.sqlite", write=True) as store:
         grade(store, task, task.items(spec["n"], seed=spec["seeds"][0]), progress, second=second)
-        summary = summarise(store, protocol)
+        summary = summarise(store, protocol, workers)
         write_json(folder / "summary.json", summary)
     if not (folder / "protocol.json").exists():  # rows alone were brought here
         write_json(folder / "protocol.json", protocol)

@@ -14,7 +14,7 @@ from triaxis.cost import Sizes, dollars, work_flops
 if TYPE_CHECKING:
     from triaxis.models.decoder import DecoderConfig
     from triaxis.models.llada import LladaConfig
-    from triaxis.store import Row
+    from triaxis.store import Store
     from triaxis.study import OpenStudy, Study
 
 ITEMS = 4  # sampled to calibrate; the first of them warms up (loading, compiling) and is not timed
@@ -69,25 +69,27 @@ def forecast(study: Study, price_per_hour: float | None = None) -> Forecast:
         sample(store, replace(opened, items=opened.items[:1]).arms, silent)
         warm = time.monotonic()
         sample(store, opened.arms, silent)
-        timed, rows = time.monotonic() - warm, store.rows()
+        timed, rows = time.monotonic() - warm, store.tally("rows").rows
+        forwards, tokens, flops = _work(opened, store)
     scale = study.n / few
     seconds = (warm - began) + timed / (few - 1) * (study.n - 1)
-    forwards, tokens, flops = _work(opened, rows)
     return Forecast(
-        items=study.n, rows=round(len(rows) * scale), seconds=round(seconds, 1), forwards=round(forwards * scale),
+        items=study.n, rows=round(rows * scale), seconds=round(seconds, 1), forwards=round(forwards * scale),
         tokens=round(tokens * scale), flops=round(flops * scale), dollars=dollars(seconds, price_per_hour),
         memory_gb=_memory(opened),
-        calibration={"items": few, "rows": len(rows), "seconds": round(time.monotonic() - began, 1)},
+        calibration={"items": few, "rows": rows, "seconds": round(time.monotonic() - began, 1)},
     )  # fmt: skip
 
 
-def _work(opened: OpenStudy, rows: list[Row]) -> tuple[int, int, int]:
+def _work(opened: OpenStudy, store: Store) -> tuple[int, int, int]:
     """Forwards, tokens and the executor's operations, identical work counted once."""
+    from triaxis.gather import gather
     from triaxis.summary import work as ran
 
     written = {c.name for c in opened.arms.table if c.writer}
-    all_ = ran(rows, opened.protocol)
-    mine = ran([r for r in rows if r.condition not in written], opened.protocol)
+    cards = opened.protocol["conditions"]
+    all_ = ran(gather(store, cards), opened.protocol)
+    mine = ran(gather(store, [c for c in cards if c["name"] not in written]), opened.protocol)
     sizes = sizes_of(opened.arms.executor.checkpoint.config)
     flops = work_flops(sizes, mine["forwards"], mine["tokens"], opened.arms.base_decode.block_length)
     return all_["forwards"], all_["tokens"], flops

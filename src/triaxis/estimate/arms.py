@@ -6,14 +6,14 @@ rows; knows nothing of tasks or models.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from triaxis.estimate.columns import VERDICTS, Columns, arranged, objects, read, reading
 from triaxis.estimate.diversity import Diversity, summary
 from triaxis.estimate.paired import Estimate, UndefinedEstimate, cluster_mean, paired, wilson
 from triaxis.estimate.simultaneous import bootstrap_sums
@@ -36,15 +36,19 @@ class Rate(NamedTuple):
     n: float
 
 
+Completions = Callable[[str, int | None], list[list[Row]]]  # (condition, first items) -> rows by item
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of one study arranged for pairing. Every condition covers the same items in the same order."""
+    """Rows of one study arranged for pairing. Every condition covers the same items in the same order, and every array
+    of a condition is (items, completions), the completions in order of (seed, branch)."""
 
     items: tuple[str, ...]
     conditions: Mapping[str, Mapping[str, Any]]  # name -> the condition's card
-    rows: Mapping[str, Sequence[Sequence[Row]]]  # name -> per item, its branches in order of (seed, branch)
-    grades: Mapping[str, GradeRow]
+    columns: Columns
     plans: Mapping[str, PlanRow]
+    completions: Completions  # whole rows, for what is not in the columns
     _kept: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -64,12 +68,18 @@ class Table:
         found: T = self._kept[key]
         return found
 
+    def rows(self, name: str) -> list[list[Row]]:
+        """The rows of a condition, by item."""
+        return self.kept("rows", name, lambda: self.completions(name, None))
+
+    def cells(self, name: str, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A condition's part of a column, (items, completions)."""
+        return column[self.columns.of[name]].reshape(len(self.items), -1)
+
     def right(self, name: str) -> Bools:
         """(items, completions) bool: whether each completion is right; unreadable counts as wrong."""
-        g = self.grades
-        return self.kept(
-            "right", name, lambda: np.array([[g[r.id].verdict == "right" for r in rows] for rows in self.rows[name]])
-        )
+        right = self.columns.rows.verdict == VERDICTS["right"]
+        return self.kept("right", name, lambda: self.cells(name, right))
 
     def score(self, name: str) -> Floats:
         """(items,): the share of an item's completions that are right, 0 or 1 where there is one."""
@@ -77,8 +87,8 @@ class Table:
 
     def answers(self, name: str) -> list[list[str]]:
         """Canonical answers by item and completion, "" where unreadable."""
-        g = self.grades
-        return self.kept("answers", name, lambda: [[g[r.id].answer for r in rows] for rows in self.rows[name]])
+        words, codes = self.columns.rows.words, self.columns.rows.answer
+        return self.kept("answers", name, lambda: [[words[c] for c in row] for row in self.cells(name, codes).tolist()])
 
     def branches(self, name: str) -> int:
         """Branches of one vote."""
@@ -93,10 +103,9 @@ class Table:
         """Every measure of the branches by item, one summary a seed; ties of the vote are split uniformly."""
 
         def made() -> list[Diversity]:
-            answers, right = self.answers(name), self.right(name)
-            texts = [[r.text for r in rows] for rows in self.rows[name]]
+            answers, right, texts = self.answers(name), self.right(name), self.cells(name, self.columns.rows.text)
             return [
-                summary([row[s] for row in answers], right[:, s], texts=[row[s] for row in texts])
+                replace(summary([row[s] for row in answers], right[:, s]), duplicates=_duplicates(texts[:, s]))
                 for s in self.by_seed(name)
             ]
 
@@ -108,14 +117,11 @@ class Table:
             return self.score(name)
         return np.asarray(np.mean([d.vote.score for d in self.summaries(name)], axis=0), dtype=float)
 
-    def detail(self, row: Row) -> Mapping[str, Any]:
-        """What is noted of the plan that a row shows; {} without a plan or where the note is no JSON object."""
-        return self.kept("detail", row.plan, lambda: _detail(self.plans.get(row.plan)))
-
-    def each(self, name: str, of: Callable[[Row, GradeRow], T]) -> list[list[T]]:
-        """Something of every completion, by item."""
-        grades = self.grades
-        return [[of(r, grades[r.id]) for r in rows] for rows in self.rows[name]]
+    def details(self, name: str) -> list[Mapping[str, Any]]:
+        """What is noted of each item's plan, which all its completions show; {} without a plan or where the note is no
+        JSON object."""
+        words, shown = self.columns.rows.words, self.cells(name, self.columns.rows.plan)[:, 0].tolist()
+        return self.kept("details", name, lambda: [_detail(self.plans.get(words[p])) for p in shown])
 
     def difference(self, name: str, against: str, label: str = "") -> Estimate:
         """Score of one condition minus score of another, by item."""
@@ -124,10 +130,19 @@ class Table:
     def tokens(self, name: str) -> Floats:
         """(items,): tokens that forward passes read for an item's vote in this condition, the stages that its prompt
         was made from included. What a planner read to write its plans is not in the rows and not counted."""
-        own = np.array([sum(r.tokens for r in rows) for rows in self.rows[name]], dtype=float)
+        own = self.cells(name, self.columns.rows.tokens).sum(axis=1).astype(float)
         mine: Floats = own / len(self.by_seed(name))
         stage = str(self.conditions[name].get("plan", ""))
         return mine + self.tokens(stage.removeprefix("rows:")) if stage.startswith("rows:") else mine
+
+
+def _duplicates(texts: npt.NDArray[np.int64]) -> Floats | None:
+    """As `diversity.duplicate_rate`, of texts by digest; None for a single branch."""
+    k = texts.shape[1]
+    if k < 2:
+        return None
+    repeated = np.diff(np.sort(texts, axis=1), axis=1) == 0
+    return np.asarray(repeated.sum(axis=1) / (k - 1), dtype=float)
 
 
 def arrange(
@@ -141,22 +156,44 @@ def arrange(
 
     cards: the conditions, each with the number of "completions" an item has in it, over seeds and branches.
     """
-    found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in sorted(rows, key=lambda r: (r.seed, r.branch)):
-        found[row.condition][row.item].append(row)
-    items = sorted({row.item for row in rows})
+    known = [r for r in rows if r.condition in {str(c["name"]) for c in cards}]
+    how = reading(cards, lambda plan: plans[plan].text if plan in plans else "")
+    found = {r.id: r for r in known}
+
+    def completions(name: str, first: int | None) -> list[list[Row]]:
+        return by_item(columns, name, first, lambda ids: [found[i] for i in ids])
+
+    columns = arranged(read(objects(known, grades), how))
+    return table(columns, plans, cards, n, completions)
+
+
+def by_item(
+    columns: Columns, name: str, first: int | None, fetch: Callable[[list[str]], Sequence[Row]]
+) -> list[list[Row]]:
+    """Rows of a condition's `first` items, or of all of them. fetch: rows by id, in the order of the ids."""
+    at = columns.of[name]
+    items = len(columns.items) if first is None else min(first, len(columns.items))
+    each = (at.stop - at.start) // max(1, len(columns.items))
+    rows = fetch(columns.ids(slice(at.start, at.start + items * each)))
+    return [list(rows[k : k + each]) for k in range(0, items * each, each)]
+
+
+def table(
+    columns: Columns, plans: Mapping[str, PlanRow], cards: Sequence[Mapping[str, Any]], n: int, completions: Completions
+) -> Table:
+    """A table of columns. UndefinedEstimate where a condition does not have all its rows for `n` items, or grades."""
     for card in cards:
-        per_item = found[card["name"]]
-        whole = sum(len(per_item.get(item, ())) == card["completions"] for item in items)
-        if whole != n or len(items) != n:
+        at = columns.of.get(card["name"], slice(0, 0))
+        counts = np.bincount(columns.rows.item[at], minlength=len(columns.items))
+        whole = int(np.sum(counts == card["completions"]))
+        if whole != n or len(columns.items) != n:
             raise UndefinedEstimate(
                 f"condition {card['name']!r} has all its rows for {whole} of {n} items; run the study to its end first"
             )
-    table = {str(c["name"]): [found[c["name"]][item] for item in items] for c in cards}
-    graded = [row.id in grades for per_item in table.values() for group in per_item for row in group]
-    if not all(graded):
-        raise UndefinedEstimate(f"{graded.count(False)} of {len(graded)} rows are not graded; run triaxis grade first")
-    return Table(tuple(items), {str(c["name"]): c for c in cards}, table, grades, plans)
+    missing = len(columns.ungraded())
+    if missing:
+        raise UndefinedEstimate(f"{missing} of {len(columns.rows)} rows are not graded; run triaxis grade first")
+    return Table(tuple(columns.items), {str(c["name"]): c for c in cards}, columns, plans, completions)
 
 
 def _detail(plan: PlanRow | None) -> Mapping[str, Any]:

@@ -91,12 +91,13 @@ def _ties(t: Table, axis: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _graders(t: Table) -> Iterator[str]:
-    grades = [t.grades[row.id] for per_item in t.rows.values() for rows in per_item for row in rows]
-    asked = [g for g in grades if g.second >= 0]
-    disagree = sum((g.verdict == "right") != bool(g.second) for g in asked)
+    columns = t.columns
+    shown = [columns.of[name] for name in t.conditions]
+    disagree = sum(int(columns.kind("disagree", at).sum()) for at in shown)
     if disagree:
-        yield f"the second grader (math-verify) disagrees on {disagree} of {len(asked)} completions"
-    fallback = sum(g.how == "fallback" for g in grades)
+        asked = sum(int(columns.asked(at).sum()) for at in shown)
+        yield f"the second grader (math-verify) disagrees on {disagree} of {asked} completions"
+    fallback = sum(int(columns.rows.fallback[at].sum()) for at in shown)
     if fallback:
         yield f"{fallback} answers were read by the fallback rule (last number), not from a mark"
 

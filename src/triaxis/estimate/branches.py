@@ -132,7 +132,7 @@ def _orders(t: Table, name: str) -> dict[str, Any] | None:
     Over the items, of the first thousand, where it is defined; None where no orders are stored. Blocks are decoded in
     order by construction, which agrees by itself.
     """
-    steps = [[_commits(r.trace) for r in rows[: t.branches(name)]] for rows in t.rows[name][:ORDER_ITEMS]]
+    steps = [[_commits(r.trace) for r in rows[: t.branches(name)]] for rows in t.completions(name, ORDER_ITEMS)]
     width = max((len(s) for row in steps for s in row), default=0)
     if not width:
         return None

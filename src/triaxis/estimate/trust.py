@@ -127,14 +127,9 @@ def _planner(t: Table, s: Shown, parameters: Mapping[str, int | None], done: Map
     }
 
 
-def _details(t: Table, name: str) -> list[Detail]:
-    """What is noted of each item's plan; all completions of an item show the same one."""
-    return [t.detail(rows[0]) for rows in t.rows[name]]
-
-
 def _quality(t: Table, name: str) -> float | None:
     """Share of the plans whose steps are the gold ones, over those that can be told."""
-    told = [right for d in _details(t, name) if (right := d.get("steps_right")) is not None]
+    told = [right for d in t.details(name) if (right := d.get("steps_right")) is not None]
     return float(np.mean(told)) if told else None
 
 
@@ -145,7 +140,7 @@ def _answers_plan(t: Table, name: str, right: bool | None, *, read: str = "") ->
     item by item: how often that happens without the plan.
     """
     hits, cases = np.zeros(len(t.items)), np.zeros(len(t.items))
-    for i, (d, answers) in enumerate(zip(_details(t, name), t.answers(read or name), strict=True)):
+    for i, (d, answers) in enumerate(zip(t.details(name), t.answers(read or name), strict=True)):
         implied = None if d.get("unchanged") else d.get("implied")
         if implied is not None and right in (None, implied == d.get("gold")):
             hits[i], cases[i] = answers.count(implied) / len(answers), 1
@@ -167,7 +162,7 @@ def _following(t: Table, s: Shown) -> dict[str, Any] | None:
 
 def _leaks(t: Table, s: Shown) -> dict[str, Any]:
     """The content effect by whether the plan states the answer; an effect needs two items."""
-    states = np.array([bool(d.get("leaks")) for d in _details(t, s.name)])
+    states = np.array([bool(d.get("leaks")) for d in t.details(s.name)])
     found = {"share": as_dict(share(states.astype(float), np.ones(len(states))))}
     strata = {"stated": states, "not_stated": ~states}
     there = {k: mask for k, mask in strata.items() if mask.sum() >= 2}

@@ -1,0 +1,106 @@
+"""A store's rows as columns, read once: by this process, or the parts of a large store by several at once.
+
+Every row's checksum is looked at, as in any reading of a store. What needs whole rows afterwards fetches them by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triaxis.compute import Chunk, Compute, Crew, Place, backend
+from triaxis.errors import UserError
+from triaxis.estimate.columns import Columns, Part, Values, arranged, join, read, reading
+from triaxis.store import GradeRow, Row, Store, damaged, made, sound
+
+if TYPE_CHECKING:
+    from triaxis.estimate.arms import Table
+
+LARGE = 200_000  # rows from which further processes are worth their start
+RANGES = 128  # of ids, which are hashes: parts of a large store
+WIDTH = len(Row.__dataclass_fields__) + 1  # columns of a row, with its checksum
+Cards = Sequence[Mapping[str, Any]]
+
+
+def gather(store: Store, cards: Cards, workers: int = 1) -> Columns:
+    """The columns of the conditions in `cards`. workers: processes that read a large store; the result is the same.
+
+    UserError where the store is damaged. With several workers a script that calls this needs
+    `if __name__ == "__main__"`, as for any processes.
+    """
+    if workers == 1 or store.tally("rows").rows < LARGE:
+        return arranged(_part(store, cards, "", ""))
+    return arranged(join(_parts(store.path, cards, workers)))
+
+
+def tabled(store: Store, columns: Columns, cards: Cards, n: int) -> Table:
+    """The columns of a store as a table; whole rows are read when they are asked for. UndefinedEstimate as `table`."""
+    from triaxis.estimate.arms import by_item, table
+
+    def completions(name: str, first: int | None) -> list[list[Row]]:
+        return by_item(columns, name, first, lambda ids: [row for row, _ in fetch(store, ids)])
+
+    return table(columns, store.plans(), cards, n, completions)
+
+
+def fetch(store: Store, ids: Sequence[str]) -> list[tuple[Row, GradeRow]]:
+    """Whole rows with their grades by id, in the order of the ids. UserError where one is missing or damaged."""
+    found = []
+    for id in ids:
+        for values in _graded(store, "WHERE rows.id = ?", id):
+            split = WIDTH - 1
+            found.append((made(Row, values[:split]), made(GradeRow, (id, *values[split:]))))
+    if len(found) < len(ids):
+        raise UserError(f"{store.path}: {len(ids) - len(found)} rows vanished while they were read; run it again")
+    return found
+
+
+def _graded(store: Store, where: str, *values: str) -> Iterator[Values]:
+    """Values of rows, then those of their grades without the id; None for all of these where there is no grade."""
+    for found in store.ask(f"SELECT * FROM rows LEFT JOIN grades ON grades.row = rows.id {where}", *values):
+        row, grade = found[: WIDTH - 1], found[WIDTH:-1]
+        for kind, part, held in ((Row, row, found[WIDTH - 1]), (GradeRow, grade, found[-1])):
+            if not sound(kind, part, held) and part[0] is not None:
+                repair = f"run triaxis verify {store.path.parent} --repair"
+                raise UserError(f"{store.path}: {damaged(kind, part)} is damaged; {repair}, then run the study again")
+        yield (*row, *grade[1:])
+
+
+def _part(store: Store, cards: Cards, low: str, high: str) -> Part:
+    """The rows with low <= id < high ("": no end)."""
+    names = {str(c["name"]) for c in cards}
+    ends = [(sign, end) for sign, end in ((">=", low), ("<", high)) if end]
+    where = "WHERE " + " AND ".join(f"rows.id {sign} ?" for sign, _ in ends) if ends else ""
+    found = _graded(store, where, *(end for _, end in ends))
+    return read((v for v in found if v[1] in names), reading(cards, partial(_plan, store)))
+
+
+def _plan(store: Store, id: str) -> str:
+    return next((str(text) for (text,) in store.ask("SELECT text FROM plans WHERE id = ?", id)), "")
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def _parts(path: Path, cards: Cards, workers: int) -> Iterator[Part]:
+    from triaxis.compute.pool import Pool
+
+    crews = {"reader": Crew(partial(_opened, path), _work)}
+    compute = Compute(kind="processes", workers=workers)
+    bounds = ["", *(f"{256 * k // RANGES:02x}" for k in range(1, RANGES)), ""]
+    with Pool(backend(compute), crews) as pool:
+        for low, high in pairwise(bounds):
+            pool.submit(Chunk("reader", cards, ((low, high),), (None,)))
+        while pool.busy:
+            yield from pool.next().results
+
+
+def _opened(path: Path, place: Place) -> Store:
+    return Store(path, write=False)
+
+
+def _work(store: Store, cards: Cards, ranges: tuple[Any, ...]) -> list[Part]:
+    return [_part(store, cards, low, high) for low, high in ranges]
