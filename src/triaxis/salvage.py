@@ -51,7 +51,7 @@ def salvage(path: Path) -> Salvaged:
     live = _live_meta(path)
     found.meta = {k: v for k, v in old.items() if k in _ONCE} | live
     with suppress(ValueError):
-        found.acknowledged = Tally.parse(live.get("tally:rows", "")).rows
+        found.acknowledged = Tally.parse(live.get("tally:rows", old.get("tally:rows", ""))).rows
     found.grades = {k: g for k, g in _live_grades(path).items() if k in found.rows}
     return found
 
@@ -204,6 +204,10 @@ def _decoded(payload: bytes) -> list[Any]:
     return values
 
 
+def _count(text: str) -> int:
+    return int(text.split(" ")[0]) if text[:1].isdigit() and text.split(" ")[0].isdigit() else -1
+
+
 def _value(kind: int, raw: bytes) -> Any:
     if kind in _INTEGERS:
         return int.from_bytes(raw, "big", signed=True)
@@ -217,8 +221,8 @@ def _value(kind: int, raw: bytes) -> Any:
 def _take(found: Salvaged, meta: dict[str, str], values: Sequence[Any]) -> None:
     """Keep a record that is a sound row, plan or entry; anything else is none of ours."""
     *plain, held = values or [None]
-    if len(values) == 3 and isinstance(values[0], str) and held == checksum(plain):
-        meta[plain[0]] = plain[1]
+    if len(values) == 3 and all(isinstance(v, str) for v in plain) and held == checksum(plain):
+        meta[plain[0]] = max(meta.get(plain[0], ""), plain[1], key=_count)  # of old pages too: a count only grows
     kind = _WIDTHS.get(len(values))
     if kind is None:
         return
