@@ -222,7 +222,8 @@ def _take(found: Salvaged, meta: dict[str, str], values: Sequence[Any]) -> None:
     """Keep a record that is a sound row, plan or entry; anything else is none of ours."""
     *plain, held = values or [None]
     if len(values) == 3 and all(isinstance(v, str) for v in plain) and held == checksum(plain):
-        meta[plain[0]] = max(meta.get(plain[0], ""), plain[1], key=_count)  # of old pages too: a count only grows
+        if _count(plain[1]) >= _count(meta.get(plain[0], "")):  # pages of the past are read too: a count only grows
+            meta[plain[0]] = plain[1]
     kind = _WIDTHS.get(len(values))
     if kind is None:
         return
