@@ -44,14 +44,17 @@ _SQL_3 = {
     "meta": "key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL",
 }
 
+_BY_ROWID = ("rows", "plans")
+
 
 def _to_3(db: sqlite3.Connection) -> None:
-    """Schema 3 adds a checksum to every row of every table, and the tally of each table to meta."""
+    """Schema 3 adds a checksum to every row of every table, and the tally of each table to meta. Rows and plans stand
+    in the order in which they came."""
     db.create_function("checksum_3", -1, lambda *values: checksum(values), deterministic=True)
     for table, columns in COLUMNS["2"].items():
         names = ", ".join(columns)
         db.execute(f"ALTER TABLE {table} RENAME TO {table}_2")
-        db.execute(f"CREATE TABLE {table} ({_SQL_3[table]}) WITHOUT ROWID")
+        db.execute(f"CREATE TABLE {table} ({_SQL_3[table]})" + ("" if table in _BY_ROWID else " WITHOUT ROWID"))
         db.execute(f"INSERT INTO {table} SELECT {names}, checksum_3({names}) FROM {table}_2")
         db.execute(f"DROP TABLE {table}_2")
     for table in ("rows", "plans", "grades"):

@@ -145,26 +145,32 @@ class _Pages:
         return bytes(self.data[(number - 1) * self.size : number * self.size])
 
 
+_INNER, _LEAF, _TABLE = 2, 10, 13  # kinds of pages that hold records: of an index's tree, leaves of a table's
+
+
 def _records(pages: _Pages, number: int) -> Iterator[list[Any]]:
-    """Values of every cell of a page that can be decoded, if it is a page of an index tree, as our tables are."""
+    """Values of every cell of a page that can be decoded, if it is a page of a tree that holds records."""
     page = pages[number]
     start = 100 if number == 1 else 0
-    if page[start] not in (2, 10):
+    kind = page[start]
+    if kind not in (_INNER, _LEAF, _TABLE):
         return
-    inner = page[start] == 2
-    first = start + (12 if inner else 8)
+    first = start + (12 if kind == _INNER else 8)
     for k in range(min(int.from_bytes(page[start + 3 : start + 5], "big"), pages.size // 2)):
-        at = int.from_bytes(page[first + 2 * k : first + 2 * k + 2], "big") + (4 if inner else 0)
+        at = int.from_bytes(page[first + 2 * k : first + 2 * k + 2], "big") + (4 if kind == _INNER else 0)
         with suppress(*_BAD):
-            yield _decoded(_payload(pages, page, at))
+            yield _decoded(_payload(pages, page, at, kind))
 
 
-def _payload(pages: _Pages, page: bytes, at: int) -> bytes:
+def _payload(pages: _Pages, page: bytes, at: int, kind: int) -> bytes:
     size, at = _varint(page, at)
+    if kind == _TABLE:
+        _, at = _varint(page, at)  # the rowid
     usable = pages.usable
     if size > 1 << 30:
         raise ValueError(size)
-    most, least = (usable - 12) * 64 // 255 - 23, (usable - 12) * 32 // 255 - 23
+    least = (usable - 12) * 32 // 255 - 23
+    most = usable - 35 if kind == _TABLE else (usable - 12) * 64 // 255 - 23
     kept = least + (size - least) % (usable - 4)
     local = size if size <= most else kept if kept <= most else least
     parts, held = [page[at : at + local]], local

@@ -109,7 +109,9 @@ def _create(table: str) -> str:
     default = {"checksum": "INTEGER"}
     columns = [f"{name} {kinds.get(name, default.get(name, 'TEXT'))} NOT NULL" for name in _columns(table)]
     columns[0] += " PRIMARY KEY"
-    return f"CREATE TABLE {table} ({', '.join(columns)}) WITHOUT ROWID"
+    # rows and plans stand in the order of their coming: in that of their hashes each would dirty another page, and a
+    # value of more than a quarter page would take a page of its own
+    return f"CREATE TABLE {table} ({', '.join(columns)})" + ("" if table in ("rows", "plans") else " WITHOUT ROWID")
 
 
 def plain(row: Row | PlanRow | GradeRow) -> tuple[Any, ...]:
