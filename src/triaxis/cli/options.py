@@ -9,6 +9,7 @@ import typer
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
+    from triaxis.compute import Compute
     from triaxis.estimate.audit import Assumed
     from triaxis.estimate.results import Columns
 
@@ -23,6 +24,25 @@ Discordance = Annotated[
 Id = Annotated[str, typer.Option("--id", help="Column that holds the item id.")]
 Metric = Annotated[str, typer.Option(help="Score column, lm-eval metric or Inspect scorer.")]
 Filter = Annotated[str, typer.Option(help="lm-eval answer filter, such as strict-match.")]
+Where = Annotated[
+    str,
+    typer.Option("--compute", help="Where rows are made: here, processes or ray; default: this process, no chunks."),
+]
+Workers = Annotated[int, typer.Option(help="Workers with an executor; default: one a GPU, else one a CPU core.")]
+Devices = Annotated[str | None, typer.Option(help="Devices of processes: cuda:0,cuda:1; default: all GPUs.")]
+Address = Annotated[str, typer.Option(help="A running Ray cluster, such as auto; default: one on this machine.")]
+PlannerWorkers = Annotated[int, typer.Option(help="Workers with the planners, beside those with an executor.")]
+
+
+def compute(kind: str, workers: int, devices: str | None, address: str, helpers: int) -> Compute | None:
+    """What those options say; None where rows are made by this process in the plain way."""
+    from triaxis.compute import Compute
+
+    if not kind:
+        if workers or devices or address or helpers != 1:
+            raise UserError("--workers, --devices, --address and --planner-workers need --compute processes or ray")
+        return None
+    return Compute(kind=kind, workers=workers, devices=names(devices), address=address, helpers=helpers)
 
 
 def columns(id: str, metric: str, filter: str, *, unfinished: bool = False) -> Columns:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from triaxis.cli import app, print_json
-from triaxis.cli.options import Bar, names, numbers, settings
+from triaxis.cli.options import Address, Bar, Devices, PlannerWorkers, Where, Workers, compute, names, numbers, settings
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Study")
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+StopWhen = Annotated[str, typer.Option(help="'resolved': stop once every main contrast is, by anytime-valid e-values.")]
+RowsOnly = Annotated[
+    bool, typer.Option("--rows-only", help="Make plans and rows only; triaxis grade makes the rest, anywhere.")
+]
 Folder = Annotated[Path, typer.Argument(help="Folder of a study (rows.sqlite, summary.json).")]
 
 
@@ -51,12 +55,8 @@ def diagnose(
     prereg: Annotated[
         Path | None, typer.Option(help="Predictions (triaxis prereg new); their hash is stamped into the study.")
     ] = None,
-    stop_when: Annotated[
-        str, typer.Option(help="'resolved': stop once every main contrast is, by anytime-valid e-values.")
-    ] = "",
-    rows_only: Annotated[
-        bool, typer.Option("--rows-only", help="Make plans and rows only; triaxis grade makes the rest, anywhere.")
-    ] = False,
+    stop_when: StopWhen = "",
+    rows_only: RowsOnly = False,
     speed: Annotated[
         str, typer.Option(help="exact, balanced or fast: the last two as triaxis tune found for this task.")
     ] = "exact",
@@ -64,6 +64,11 @@ def diagnose(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Predict time, memory and dollars from a few items; keep nothing.")
     ] = False,
+    compute_: Where = "",
+    workers: Workers = 0,
+    devices: Devices = None,
+    address: Address = "",
+    planner_workers: PlannerWorkers = 1,
     json_: Json = False,
 ) -> None:
     """Run the three-axis diagnosis and write rows, summary and report. Re-running goes on where it stopped."""
@@ -74,7 +79,7 @@ def diagnose(
     from triaxis.report.study import Study
     from triaxis.study import TINY_PLANNERS
 
-    typed = _given(context)
+    typed, place = _given(context), compute(compute_, workers, devices, address, planner_workers)
     asked: dict[str, Any] = {
         "executor": executor, "planners": TINY_PLANNERS if planners is None else names(planners), "task": task, "n": n,
         "seeds": numbers(seed), "conditions": names(conditions),
@@ -92,9 +97,9 @@ def diagnose(
     folder = out or default_folder(study)
     with Live(price_per_hour) as live:
         made = (
-            study.sample(folder, live, live.seen)
+            study.sample(folder, live, live.seen, place)
             if rows_only
-            else study.run(folder, live, prereg=prereg, seen=live.seen)
+            else study.run(folder, live, prereg=prereg, seen=live.seen, compute=place)
         )
     if isinstance(made, int):
         print_json({"rows": made}) if json_ else sys.stdout.write(f"{made} rows: triaxis grade {folder}\n")
@@ -106,7 +111,10 @@ def _given(context: typer.Context) -> dict[str, str]:
     """The settings typed on the command line: field of Study -> flag."""
     fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing", "speed": "decode"}
     typed = [p for p in context.command.params if _was_typed(context, str(p.name))]
-    beside = ("out", "resume", "json_", "prereg", "rows_only", "price_per_hour", "dry_run")
+    beside = (
+        "out", "resume", "json_", "prereg", "rows_only", "price_per_hour", "dry_run", "compute_", "workers", "devices",
+        "address", "planner_workers",
+    )  # fmt: skip
     return {fields.get(str(p.name), str(p.name)): p.opts[0] for p in typed if p.name not in beside}
 
 

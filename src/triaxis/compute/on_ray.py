@@ -7,6 +7,7 @@ Every wait has a timeout. Actors are not restarted by Ray but by the pool, which
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -63,7 +64,26 @@ class Remote:
             said: Event = self.ray.get(self.owed, timeout=PATIENCE)
             return said
         except self.ray.exceptions.RayError as e:
-            return Died(f"Ray says {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+            return Died(f"Ray says {type(e).__name__}: {_last(e)}")
+
+
+def _last(e: BaseException) -> str:
+    """The last line of what Ray says: the cause, after its tracebacks."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason"
+
+
+def _reach(address: str) -> None:
+    """UserError where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address in ("", "auto"):
+        return
+    if not host or not port.isdecimal() or "//" in address:
+        raise UserError(f"Ray address {address!r} is not auto or host:port; run on a machine of the cluster")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as e:
+        raise UserError(f"Ray at {address}: {e}; is it running there (ray start --head)?") from None
 
 
 class OnRay:
@@ -75,14 +95,14 @@ class OnRay:
             self._connect()
 
     def _connect(self) -> None:
+        _reach(self.compute.address)
         own = {"address": "local", "include_dashboard": False}
         where: dict[str, Any] = {"address": self.compute.address} if self.compute.address else own
         try:
             self.ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as e:
             at = self.compute.address or "this machine"
-            reason = " ".join(str(e).split())[:200]
-            raise UserError(f"Ray at {at}: {reason}; is it running there (ray start --head)?") from None
+            raise UserError(f"Ray at {at}: {_last(e)}; is it running there (ray start --head)?") from None
 
     def gpus(self) -> int:
         return int(self.ray.cluster_resources().get("GPU", 0))
