@@ -229,15 +229,13 @@ def sample(store: Store, arms: Arms, progress: Progress, seen: Seen = unseen) ->
     clock, total = Clock(store), len(arms.items) * sum(map(arms.completions, arms.table))
     done = 0
 
-    def note(rows: int, *, made: bool = True) -> None:
+    def note(rows: int) -> None:
         nonlocal done
         done += rows
-        if made:
-            clock.write()
         progress("sampling", done, total)
 
     def add(rows: list[Row]) -> None:
-        store.append(rows)
+        store.append(rows, seconds=clock.read())
         seen(arms, rows)
         note(len(rows))
 
@@ -251,7 +249,7 @@ def sample(store: Store, arms: Arms, progress: Progress, seen: Seen = unseen) ->
             part = replace(arms, items=arms.items[start : start + PART])
             work = [job for condition in table for job in jobs(part, condition, plans)]
             missing = [job for job in work if job.row.id not in present]
-            note(len(work) - len(missing), made=False)
+            note(len(work) - len(missing))
             _complete(part, [j for j in missing if not j.condition.writer], add)
             _write(part, [j for j in missing if j.condition.writer], add)
 
@@ -260,10 +258,11 @@ class Clock:
     """Seconds a study has taken, over its restarts."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.began, self.before = store, time.monotonic(), float(store.get("seconds") or 0)
+        self.began, self.before = time.monotonic(), float(store.get("seconds") or 0)
 
-    def write(self) -> None:
-        self.store.set("seconds", str(self.before + time.monotonic() - self.began))
+    def read(self) -> str:
+        """As it is stored, with each append of rows."""
+        return str(self.before + time.monotonic() - self.began)
 
 
 def _complete(arms: Arms, missing: Sequence[Job], add: Callable[[list[Row]], None]) -> None:

@@ -298,10 +298,9 @@ class _Driver:
             return
         make: Callable[[Row, Any], Row] = completed if isinstance(done.chunk.common, Completing) else written
         rows = [make(j.row, r) for js, r in zip(done.chunk.tags, done.results, strict=True) for j in js]
-        self.store.append(rows)
+        self.store.append(rows, seconds=self.clock.read())
         self.present.update(r.id for r in rows)
         self.seen(self.arms, rows)
-        self.clock.write()
         self._tell()
 
     def _planned(self, done: Done, unit: Unit) -> None:

@@ -214,10 +214,15 @@ class Store:
             remedy = "restore it from a copy, or run in another folder"
             raise UserError(_said(e, "could not be read", self.path, remedy)) from None
 
-    def append(self, rows: Iterable[Row | PlanRow | GradeRow]) -> None:
-        """Append in one transaction, durable when this returns. A row that is there already stays as it is."""
+    def append(self, rows: Iterable[Row | PlanRow | GradeRow], **meta: str) -> None:
+        """Append in one transaction, durable when this returns. A row that is there already stays as it is.
+
+        meta: values set in the same transaction; a transaction of their own would wait for the disk once more.
+        """
         with self._transaction():
             self._add(rows)
+            for key, value in meta.items():
+                set_meta(self._db, key, value)
 
     def replace_grades(self, grades: Iterable[GradeRow]) -> None:
         """Replace all grades in one transaction: grading is a second pass over stored text."""
