@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         render(home / name)
     card = json.loads((home / "two/protocol.json").read_text())
     card["decode"]["steps"], card["protocol_hash"] = 48, "other"
+    card["conditions"][-1]["scaffold"]["template"] += "!"
     summary = json.loads((home / "two/summary.json").read_text())
-    summary["study"] |= {"protocol_hash": "other", "executor": HOSTILE[0]}
+    summary["study"] |= {"protocol_hash": "other", "executor": HOSTILE[0], "seeds": [0, 1]}
     (home / "two/protocol.json").write_text(json.dumps(card))
     (home / "two/summary.json").write_text(json.dumps(summary))
     for name, file in (("trace", "trace.html"), ("zdamaged", "summary.json"), ("empty", "notes.txt")):
         (home / name).mkdir()
         (home / name / file).write_text("text")
-    (home / "secret.json").write_text("secret")
+    (home / "trace" / "trace.html").write_text(f"<title>tiny: {escape(HOSTILE[1])}</title>")
+    (home / "secret.json").write_text("<title>secret</title>")
+    (home / "ylink").mkdir()
+    (home / "ylink" / "trace.html").symlink_to(home / "secret.json")
     (home / "one" / "trace.html").symlink_to(home / "secret.json")
     return home
 
@@ -62,8 +67,8 @@ def ask(port: int, target: str, method: str = "GET", host: str | None = None) ->
 
 
 def test_folders_are_found_one_level_down_and_none_twice(home: Path, site: Site) -> None:
-    assert [f.name for f in site.folders] == ["one", "trace", "two", "zdamaged"]
-    assert len(Site.of([home / "one", home, home / "one"]).folders) == 4
+    assert [f.name for f in site.folders] == ["one", "trace", "two", "ylink", "zdamaged"]
+    assert len(Site.of([home / "one", home, home / "one"]).folders) == 5
     for bad, said in ((home / "nowhere", "no such folder"), (home / "empty", "holds no study")):
         with pytest.raises(UserError, match=said):
             Site.of([bad])
@@ -76,6 +81,8 @@ def test_the_list_shows_every_folder_and_what_is_wrong(port: int, home: Path) ->
     for name in ("one", "two", "trace", "zdamaged"):
         assert str(home / name) in page
     assert "damaged, not JSON" in page
+    assert f"trace of tiny: {escape(HOSTILE[1])}" in page.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
+    assert "secret" not in page
     assert page.count('href="/study/') == 3  # two reports and a trace; a link that leads out is not offered
     assert "<script" not in page
     assert "&lt;script&gt;" in page
@@ -83,7 +90,7 @@ def test_the_list_shows_every_folder_and_what_is_wrong(port: int, home: Path) ->
 
 def test_files_of_a_study_can_be_opened_and_nothing_else(port: int, home: Path) -> None:
     assert ask(port, "/study/0/report.html")[1] == (home / "one/report.html").read_text(encoding="utf-8")
-    assert ask(port, "/study/1/trace.html")[1] == "text"
+    assert ask(port, "/study/1/trace.html")[1].startswith("<title>")
     for target in (
         "/study/0/rows.sqlite", "/study/0/../secret.json", "/study/0/%2e%2e/secret.json", "/study/0/..%2fsecret.json",
         "/study/0/", "/study/9/report.html", "/study/-1/report.html", "/study/0/trace.html", "/secret.json",
@@ -102,12 +109,15 @@ def test_two_are_compared_protocol_first(port: int, home: Path) -> None:
     cards = [json.loads((home / n / "protocol.json").read_text()) for n in ("one", "two")]
     (told,) = differences(*cards)
     assert told == "decode.steps (24, 48)"
+    shape = json.loads((home / "two/protocol.json").read_text())["conditions"][-1]
+    assert f"{shape['name']} scaffold.template" in page
+    assert "The samples differ in: seeds (0; 0, 1)." in page
     assert page.index(told) < page.index('id="conditions"') < page.index('id="effects"')
     for name in ("one", "two"):
         for c in json.loads((home / name / "summary.json").read_text())["conditions"]:
             assert f"{100 * c['accuracy']:.1f} [" in page
     assert "Nothing: one protocol." in ask(port, "/compare?a=0&b=0")[1]
-    assert ask(port, "/compare?a=0&b=3")[0] == 409
+    assert ask(port, "/compare?a=0&b=4")[0] == 409
 
 
 def test_only_this_machine_under_its_own_name_and_only_reading(port: int) -> None:
@@ -140,4 +150,4 @@ def test_the_command_says_its_address_and_ends_on_ctrl_c(home: Path) -> None:
             pass
         running.send_signal(2)
         assert running.wait(timeout=10) == 130
-    assert len(said["folders"]) == 4
+    assert len(said["folders"]) == 5

@@ -22,6 +22,35 @@ CATCH = """const done = arguments[arguments.length - 1];
     URL.createObjectURL = (blob) => { URL.createObjectURL = kept; blob.text().then(done); return 'data:,'; };
     document.querySelectorAll('.downloads')[arguments[0]].querySelectorAll('button')[arguments[1]].click()"""
 
+# [texts looked at, those under WCAG AA's 4.5 : 1]: every element that holds text itself, over what is painted behind
+# it; the letters of figures, too. Colours are read back from a canvas, so that mixed ones count as they are drawn.
+FAINT = """const pen = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const seen = new Map();
+    const rgba = (c) => { if (!seen.has(c)) { pen.clearRect(0, 0, 1, 1); pen.fillStyle = c; pen.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data; seen.set(c, [r, g, b, a / 255]); }
+        return seen.get(c); };
+    const over = (low, [r, g, b, a]) => [r, g, b].map((x, i) => x * a + low[i] * (1 - a));
+    const behind = (e) => { const layers = [];
+        for (let at = e; at; at = at.parentElement) { const c = rgba(getComputedStyle(at).backgroundColor);
+            layers.push(c); if (c[3] === 1) break; }
+        return layers.reverse().reduce(over, [255, 255, 255]); };
+    const light = (rgb) => { const [r, g, b] = rgb.slice(0, 3).map((x) => { x /= 255;
+        return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    let counted = 0; const found = {};
+    for (const e of document.querySelectorAll('body *')) {
+        if (['SCRIPT', 'STYLE', 'OPTION'].includes(e.tagName.toUpperCase())) continue;
+        if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+        const style = getComputedStyle(e);
+        if (style.visibility === 'hidden' || style.display === 'none') continue;
+        const ink = e.closest('svg') && e.tagName !== 'title' ? style.fill : style.color;
+        const [a, b] = [light(rgba(ink)), light(behind(e.closest('svg')?.parentElement || e))];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        counted += 1;
+        if (ratio < 4.5) found[`${e.tagName}.${e.className} ${e.textContent.slice(0, 20)}`] = ratio;
+    }
+    return [counted, found]"""
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -67,22 +96,38 @@ def test_everything_has_a_name_and_no_text_is_faint(browser: Any, page: Path) ->
     """Names of controls and figures; WCAG AA contrast of text against its page, light and dark."""
     nameless = """return [...document.querySelectorAll('button, select, input, svg, .scroll')].filter((e) =>
         !(e.textContent.trim() || e.getAttribute('aria-label') || e.closest('label'))).length"""
-    faint = """const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map((x) => { x /= 255;
-            return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; });
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-        const paper = light(getComputedStyle(document.body).backgroundColor);
-        const found = {};
-        for (const e of document.querySelectorAll('p, td, th, a, .verdict, figcaption, caption, summary, dd, button')) {
-            const ink = light(getComputedStyle(e).color);
-            const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-            if (ratio < 4.5) found[e.tagName + '.' + e.className] = ratio;
-        }
-        return found"""
     for dark in (False, True):
         browser.look(dark=dark)
         browser.open(page)
+        browser.js("""document.querySelectorAll('details.pair').forEach((d) => { d.open = true; });
+            setTimeout(() => document.querySelectorAll('details.flip').forEach((d) => { d.open = true; }), 50)""")
+        browser.until("return document.querySelectorAll('.side mark').length > 5")
         assert browser.js(nameless) == 0
-        assert browser.js(faint) == {}
+        counted, faint = browser.js(FAINT)
+        assert counted > 1000
+        assert faint == {}
+        browser.js("document.documentElement.style.setProperty('--muted', arguments[0])", "#555" if dark else "#aaa")
+        assert browser.js(FAINT)[1] != {}  # it would be seen
+
+
+def test_a_link_to_folded_commands_opens_them(browser: Any, page: Path) -> None:
+    browser.open(page)
+    link = browser.find("#axis2 figcaption a.source")
+    folded = "return document.getElementById('r-axis2').closest('details').open"
+    assert not browser.js(folded)
+    link.click()
+    browser.until(folded)
+    assert "triaxis compare DIR:" in browser.find("#r-axis2").text
+    browser.open(page.resolve().as_uri() + "#r-axis3")
+    browser.until("return document.getElementById('r-axis3').closest('details').open")
+
+
+def test_the_list_of_sections_says_where_the_reader_is(browser: Any, page: Path) -> None:
+    browser.open(page)
+    here = "return [...document.querySelectorAll('nav a[aria-current]')].map((a) => a.hash).join()"
+    for name in ("axis3", "flips", "answer"):
+        browser.js("document.getElementById(arguments[0]).scrollIntoView()", name)
+        browser.until(f"return (() => {{ {here} }})() === '#{name}'")
 
 
 def test_the_keyboard_reaches_filters_items_and_tables(browser: Any, page: Path) -> None:

@@ -12,7 +12,7 @@ from triaxis.conditions import Prompt, Scaffold
 from triaxis.report.trace import trace_page
 from triaxis.sampling.executor import load_executor
 from triaxis.sampling.schedule import Decode
-from triaxis.tracing import Trace, record
+from triaxis.tracing import Trace, alarms, record
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 QUESTION = "Tom has 12 pens. Tom finds 7 more pens. How many pens are there?"
@@ -78,6 +78,27 @@ def test_a_token_tells_its_alternatives(browser, pair: list[Trace], tmp_path: Pa
             colour,
         )
     assert browser.js("return document.querySelectorAll('.token')[0].style.background") == "none"
+
+
+def test_alarms_lead_to_their_steps_and_stand_in_the_order(browser, pair: list[Trace], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    browser.open(write(pair, tmp_path))
+    for side, trace in enumerate(pair):
+        found = alarms(trace)
+        kinds = [k for k in (found.order_ties, found.saturated, found.token_ties) if k]
+        home = f"#canvas > .side:nth-child({side + 1}) "
+        assert len(browser.all(home + "path.alarm")) == len({step for k in kinds for step in k})
+        buttons = browser.all(home + ".warnings button")
+        assert len(buttons) == len(kinds)
+        for button, kind in zip(buttons, kinds, strict=True):
+            button.click()
+            assert browser.find("#now").text.startswith(f"{kind[0] + 1} ")
+    assert any(alarms(t).order_ties or alarms(t).saturated for t in pair)
+
+
+def test_letters_of_the_order_keep_their_size_on_a_phone(browser, pair: list[Trace], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    browser.look(width=390)
+    browser.open(write(pair[:1], tmp_path))
+    assert browser.js("return document.querySelector('.order text').getBoundingClientRect().height") >= 11
 
 
 def test_hostile_text_is_text(browser, pair: list[Trace], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -85,9 +85,9 @@ def frames(traces: Sequence[Trace]) -> Iterator[Image]:
     apart = divergence(*traces) if len(traces) == 2 else None
     font = _font()
     sides = [_Side(t, apart, font) for t in traces]
-    height = sum(s.height for s in sides) + PAD_PX
+    height, width = sum(s.height for s in sides) + PAD_PX, round(max(s.width for s in sides)) + PAD_PX
     for step in range(max(len(t.steps) for t in traces) + 1):
-        picture = Image.new("RGB", (WIDTH_PX, height + height % 2), PRINTED["paper"])
+        picture = Image.new("RGB", (width + width % 2, height + height % 2), PRINTED["paper"])
         pen = ImageDraw.Draw(picture)
         top = 0
         for side in sides:
@@ -122,6 +122,8 @@ class _Side:
                 left, line = float(PAD_PX), line + 1
             self.boxes[place], self.lines[place] = (left, width), line
             left += width + GAP_PX
+        head = font.getlength(self._head(len(trace.steps))) + PAD_PX
+        self.width = max([head, *(left + width for left, width in self.boxes.values())])
         self.height = 2 * PAD_PX + TEXT_PX + (line + 1) * self.row
 
     def _text(self, token: int) -> str:
@@ -129,12 +131,16 @@ class _Side:
         text = text.replace("\n", "\u21b5").replace(" ", "\u00b7")
         return text if len(text) <= LONGEST else text[: LONGEST - 1] + "\u2026"
 
-    def draw(self, pen: Any, top: int, step: int) -> None:
-        ended = min(step, len(self.trace.steps))
-        head = f"{words.visible(self.trace.label)}   step {ended} of {len(self.trace.steps)}"
+    def _head(self, step: int) -> str:
+        steps = len(self.trace.steps)
+        head = f"{words.visible(self.trace.label)}   step {min(step, steps)} of {steps}"
         if self.apart is not None and self.apart.step is not None and step > self.apart.step:
             head += f"   parted at step {self.apart.step}"
-        pen.text((PAD_PX, top + PAD_PX), head, PRINTED["muted"], self.font)
+        return head
+
+    def draw(self, pen: Any, top: int, step: int) -> None:
+        ended = min(step, len(self.trace.steps))
+        pen.text((PAD_PX, top + PAD_PX), self._head(step), PRINTED["muted"], self.font)
         seen: dict[int, Guess] = {} if not ended else {g.place: g for g in self.trace.steps[ended - 1].left}
         for place, (left, width) in self.boxes.items():
             at, commit = self.committed[place]

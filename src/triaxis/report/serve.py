@@ -6,8 +6,10 @@ whose Host is not its own, so that no web page can read it through a name that p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +28,7 @@ from triaxis.report.sections import every_effect
 LOOPBACK = "127.0.0.1"
 HTML, JSON_, TEXT = "text/html; charset=utf-8", "application/json; charset=utf-8", "text/plain; charset=utf-8"
 FILES = {"report.html": HTML, "trace.html": HTML, "summary.json": JSON_, "protocol.json": JSON_}
+HEAD = 4_000  # characters of a page in which its title stands
 SIGNS = ("summary.json", "trace.html")  # a folder with one of them is shown
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -111,7 +114,8 @@ class Site:
         ]
         return _page(
             _render(
-                "compare.html.j2", title="Two studies", sides=sides, differences=differences(card_a, card_b),
+                "compare.html.j2", title="Two studies", sides=sides, differences=_protocols(card_a, card_b),
+                samples=_samples(a["study"], b["study"]),
                 same=card_a["protocol_hash"] == card_b["protocol_hash"], conditions=_beside(_arms(a), _arms(b)),
                 effects=_beside(_effects(a), _effects(b)),
             )
@@ -142,9 +146,10 @@ def _line(number: int, folder: Path) -> dict[str, Any]:
         "study": None,
         "answers": [],
         "wrong": "",
+        "trace": "",
     }
     if not (folder / "summary.json").is_file():
-        return line
+        return {**line, "trace": _title(_inside(folder, "trace.html"))}
     try:
         summary, _ = cards(folder)
     except UserError as e:
@@ -152,24 +157,60 @@ def _line(number: int, folder: Path) -> dict[str, Any]:
     return {**line, "study": summary["study"], "answers": answers(summary)}
 
 
-def _arms(summary: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        c[
-            "name"
-        ]: f"{words.points(c['accuracy'], sign=False)} {words.span(c['low'], c['high'], sign=False)}, n {c['n']}"
-        for c in summary["conditions"]
-    }
+def _title(page: Path | None) -> str:
+    """The title that a trace's page gives itself: its executor and what is side by side."""
+    if page is None:
+        return ""
+    with page.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(HEAD)
+    found = re.search(r"<title>(.*?)</title>", head, re.S)
+    return unescape(found[1]) if found else ""
 
 
-def _effects(summary: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        f"{axis}: {e['name']}": f"{words.points(e['value'])} {words.span(e['low'], e['high'])}, {e['verdict']}"
-        for axis, e in every_effect(summary)
-    }
+def _protocols(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """In what the two measured differently: settings of the study, then settings of arms of one name."""
+    whole = differences(a, b)
+    names = [c["name"] for c in a["conditions"] if c["name"] in {c["name"] for c in b["conditions"]}]
+    return whole + [text for name in names for text in differences(a, b, name, name)[len(whole) :]]
 
 
-def _beside(a: Mapping[str, str], b: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    return [(name, a.get(name, words.DASH), b.get(name, words.DASH)) for name in dict.fromkeys([*a, *b])]
+_SAMPLE = {"n": "items", "seeds": "seeds", "planners": "planners"}
+
+
+def _samples(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """In what the two samples differ."""
+    shown = {key: [", ".join(map(str, x)) if isinstance(x, list) else x for x in (a[key], b[key])] for key in _SAMPLE}
+    return [f"{said} ({shown[k][0] or 'none'}; {shown[k][1] or 'none'})" for k, said in _SAMPLE.items() if a[k] != b[k]]
+
+
+class Cell(NamedTuple):
+    """A number with its interval, and a verdict where it has one."""
+
+    text: str
+    verdict: str = ""
+    kind: str = ""
+
+
+def _arms(summary: Mapping[str, Any]) -> dict[str, Cell]:
+    def cell(c: Mapping[str, Any]) -> Cell:
+        interval = words.span(c["low"], c["high"], sign=False)
+        return Cell(f"{words.points(c['accuracy'], sign=False)} {interval}, n {c['n']}")
+
+    return {c["name"]: cell(c) for c in summary["conditions"]}
+
+
+def _effects(summary: Mapping[str, Any]) -> dict[str, Cell]:
+    def cell(e: Mapping[str, Any]) -> Cell:
+        return Cell(
+            f"{words.points(e['value'])} {words.span(e['low'], e['high'])}", e["verdict"], words.kind(e["verdict"])
+        )
+
+    return {f"{axis}: {e['name']}": cell(e) for axis, e in every_effect(summary)}
+
+
+def _beside(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> list[tuple[str, Cell, Cell]]:
+    none = Cell(words.DASH)
+    return [(name, a.get(name, none), b.get(name, none)) for name in dict.fromkeys([*a, *b])]
 
 
 def _render(name: str, **values: Any) -> str:

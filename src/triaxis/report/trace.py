@@ -28,10 +28,14 @@ def trace_page(traces: Sequence[Trace]) -> str:
         raise UserError(f"a trace page shows 1 or {MOST} trajectories, not {len(traces)}")
     apart = divergence(*traces) if len(traces) == MOST else None
     script = read("trace.js")
-    data = {"traces": [_data(t) for t in traces], "apart": apart and apart._asdict()}
+    alarmed = [alarms(t) for t in traces]
+    shown = [_data(t) | {"alarms": a._asdict()} for t, a in zip(traces, alarmed, strict=True)]
+    data = {"traces": shown, "apart": apart and apart._asdict()}
     return templates().get_template("trace.html.j2").render(
         title=f"{traces[0].executor}: " + " and ".join(t.label for t in traces),
-        traces=[{"trace": t, "facts": _facts(t), "alarms": alarm_lines(alarms(t))} for t in traces],
+        traces=[
+            {"trace": t, "facts": _facts(t), "alarms": alarm_lines(a)} for t, a in zip(traces, alarmed, strict=True)
+        ],
         apart=None if apart is None else _apart(apart.step, apart.place),
         longest=max(len(t.steps) for t in traces),
         data=markup(embedded(data)),

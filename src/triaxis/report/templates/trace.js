@@ -104,16 +104,19 @@
     return made;
   };
   for (const view of views) {
-    const [width, left, top] = [480, 34, 8];
+    const [width, left, top] = [Math.max(300, Math.min(640, view.home.clientWidth)), 44, 8]; // letters keep their size
     const height = Math.min(320, 60 + 5 * last);
     const x = (place) => left + ((place + 0.5) * (width - left)) / view.trace.ids.length;
     const y = (step) => top + ((step + 0.5) * (height - top - 24)) / last;
     const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Commit order of ${view.trace.label}` });
     const frame = shape("path", { d: `M${left} ${top}V${height - 24}H${width}`, fill: "none", stroke: "var(--line)" });
-    svg.append(frame, label("0", { x: left - 6, y: y(0) + 4, "text-anchor": "end" }), label(last - 1, { x: left - 6, y: y(last - 1) + 4, "text-anchor": "end" }));
+    svg.append(frame, label("0", { x: left - 12, y: y(0) + 4, "text-anchor": "end" }), label(last - 1, { x: left - 12, y: y(last - 1) + 4, "text-anchor": "end" }));
     svg.append(label("position", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }), label("step", { x: 0, y: height / 2 }));
     if (data.apart && data.apart.step !== null) {
       svg.append(shape("path", { d: `M${left} ${y(data.apart.step)}H${width}`, stroke: "var(--drop)", "stroke-dasharray": "4 3", class: "parting" }));
+    }
+    for (const step of new Set([view.trace.alarms.order_ties, view.trace.alarms.saturated, view.trace.alarms.token_ties].flat())) {
+      svg.append(shape("path", { d: `M${left - 1} ${y(step)}l-7 -4v8z`, fill: "var(--second)", class: "alarm" }));
     }
     view.commits.forEach((c, place) => {
       if (!c) return;
@@ -184,6 +187,19 @@
     else return;
     event.preventDefault();
   });
+  for (const view of views) { // each alarm leads to the first of its steps
+    const kinds = [view.trace.alarms.order_ties, view.trace.alarms.saturated, view.trace.alarms.token_ties].filter((k) => k.length);
+    view.home.querySelectorAll(".warnings li").forEach((line, k) => {
+      const button = make("button", "Go there", "there");
+      button.type = "button";
+      button.setAttribute("aria-label", `Go to step ${kinds[k][0]}`);
+      button.addEventListener("click", () => {
+        stop();
+        go(kinds[k][0] + 1);
+      });
+      line.append(" ", button);
+    });
+  }
   const jump = byId("jump");
   if (jump) {
     jump.hidden = false;
