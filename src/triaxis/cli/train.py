@@ -25,6 +25,9 @@ Out = Annotated[Path, typer.Option(help="Folder of the run; running again goes o
 Seeds = Annotated[str, typer.Option(help="Training seeds, such as 0,1,2,3,4.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, such as steps=400.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
+Track = Annotated[
+    str, typer.Option(help="Also log to trackio, wandb or tensorboard (extras of those names; all stay offline).")
+]
 
 
 def recipe_of(kind: str, executor: str, changes: list[str] | None) -> Recipe:
@@ -44,7 +47,7 @@ def recipe_of(kind: str, executor: str, changes: list[str] | None) -> Recipe:
 
 def _train(
     kind: str, executor: str, task: str, planners: str | None, items: int, n: int, seeds: str, control: bool,
-    out: Path, setting: list[str] | None, device: str | None, conditions: str | None, json_: bool,
+    out: Path, setting: list[str] | None, device: str | None, conditions: str | None, track: str, json_: bool,
 ) -> None:  # fmt: skip
     from triaxis.report.repair import markdown
     from triaxis.report.repairs import Repair, run_repair
@@ -53,7 +56,7 @@ def _train(
     wanted = Repair(
         kind=kind, recipe=recipe_of(kind, executor, setting), executor=executor, task=task, items=items, n=n,
         planners=TINY_PLANNERS if planners is None else names(planners), seeds=numbers(seeds), control=control,
-        device=device, conditions=names(conditions),
+        device=device, conditions=names(conditions), tracker=track,
     )  # fmt: skip
     with Bar() as bar:
         found = run_repair(wanted, out, bar)
@@ -71,10 +74,11 @@ def prefix(
     seeds: Seeds = "0",
     control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
     conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
-    out: Out = Path("runs/prefix"), setting: Setting = None, device: Device = None, json_: Json = False,
+    out: Out = Path("runs/prefix"), setting: Setting = None, device: Device = None, track: Track = "",
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Prefix robustness: the right answer under every shape of scaffold; before, after and control in one report."""
-    _train("prefix", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, json_)
+    _train("prefix", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, track, json_)
 
 
 @training.command()
@@ -85,10 +89,11 @@ def trust(
     seeds: Seeds = "0",
     control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
     conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
-    out: Out = Path("runs/trust"), setting: Setting = None, device: Device = None, json_: Json = False,
+    out: Out = Path("runs/trust"), setting: Setting = None, device: Device = None, track: Track = "",
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Content trust: plans of one shape that are right, wrong or counterfactual; the target is always right."""
-    _train("trust", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, json_)
+    _train("trust", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, track, json_)
 
 
 @app.command()
@@ -141,7 +146,8 @@ def distill(
     seeds: Seeds = "0",
     diagnose: Annotated[bool, typer.Option("--diagnose", help="Run the factorial that explains a plateau.")] = False,
     factors: Annotated[str, typer.Option(help="Factors of --diagnose.")] = "coverage,span,rank,layers,data",
-    out: Out = Path("runs/distill"), setting: Setting = None, device: Device = None, json_: Json = False,
+    out: Out = Path("runs/distill"), setting: Setting = None, device: Device = None, track: Track = "",
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Put the majority vote into one pass, or with --diagnose say what limits that. Exit 1 where nothing is to gain."""
     from triaxis.report.distilled import markdown, write
@@ -153,7 +159,7 @@ def distill(
 
     wanted = Distil(
         recipe=recipe_of("consensus", executor, setting), regime=regime, label=label, items=items, n=n, k=k,
-        blocks=numbers(blocks), seeds=numbers(seeds),
+        blocks=numbers(blocks), seeds=numbers(seeds), tracker=track,
     )  # fmt: skip
     bench = Bench(load_executor(executor, device=device), load_task(task), out / "rows")
     with Bar() as bar:

@@ -17,6 +17,7 @@ from triaxis.limits import parse_json, read_text
 from triaxis.report import repair
 from triaxis.report.study import Study
 from triaxis.store import Store
+from triaxis.train.trackers import check_tracker
 
 if TYPE_CHECKING:
     from triaxis.sampling.executor import Executor
@@ -43,6 +44,10 @@ class Repair:
     dtype: str | None = None
     margin: float = repair.MARGIN
     conditions: tuple[str, ...] = ()
+    tracker: str = ""
+
+    def __post_init__(self) -> None:
+        check_tracker(self.tracker)
 
 
 def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, Any]:
@@ -76,7 +81,8 @@ def train_one(r: Repair, kind: str, out: Path, seed: int, progress: Progress = s
     if not plans.exists():  # a store has one writer at a time
         shutil.copytree(out / "plans" / kind, plans)
     folder = out / "adapters" / f"{kind}-s{seed}"
-    _train(executor, replace(r.recipe, seed=seed), _material(r, kind, executor, plans), folder, progress)
+    made, recipe = _material(r, kind, executor, plans), replace(r.recipe, seed=seed)
+    _train(executor, recipe, made, folder, r.tracker, progress)
     return folder
 
 
@@ -145,10 +151,12 @@ def _material(r: Repair, kind: str, executor: Executor, plans: Path) -> Material
     )  # fmt: skip
 
 
-def _train(executor: Executor, recipe: Recipe, made: Material, folder: Path, progress: Progress) -> None:
+def _train(executor: Executor, recipe: Recipe, made: Material, folder: Path, tracker: str, progress: Progress) -> None:
     """One adapter; its held-out questions are decoded on the way to hear a collapse."""
     from triaxis.train.fit import fit
     from triaxis.train.watch import watch
 
     probe = watch(executor, made.held)
-    fit(executor, recipe, made.data, folder, held=made.held, card=made.card, probe=probe, note=progress)
+    fit(
+        executor, recipe, made.data, folder, held=made.held, card=made.card, probe=probe, note=progress, tracker=tracker
+    )

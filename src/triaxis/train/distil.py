@@ -24,6 +24,7 @@ from triaxis.store import identity
 from triaxis.train.data import Dataset, End, Example, Span, encode
 from triaxis.train.fit import Fitted, Note, fit
 from triaxis.train.sampled import Bench, Floats, Sampled
+from triaxis.train.trackers import check_tracker
 from triaxis.train.watch import watch
 
 if TYPE_CHECKING:
@@ -239,10 +240,12 @@ class Distil:
     blocks: tuple[int, ...] = (1, 3)
     seeds: tuple[int, ...] = (0,)
     temperatures: tuple[float, ...] = (0.3, 0.7)
+    tracker: str = ""
 
     def __post_init__(self) -> None:
         lookup("label source", dict.fromkeys(LABELS), self.label)
         lookup("regime", dict.fromkeys(("auto", *REGIMES)), self.regime)
+        check_tracker(self.tracker)
         if self.k < 2 or not self.blocks or min(self.blocks) < 1:
             raise UserError(f"distil k={self.k} must be at least 2, and blocks={self.blocks} whole numbers from 1")
 
@@ -279,7 +282,7 @@ def train_consensus(
     probe = watch(bench.executor, held) if held else None
     fitted = [
         fit(bench.executor, replace(d.recipe, seed=s), data, out / f"consensus-s{s}", held=held, card=card, probe=probe,
-            note=note)
+            note=note, tracker=d.tracker)
         for s in d.seeds
     ]  # fmt: skip
     return fitted, report

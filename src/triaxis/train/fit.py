@@ -35,6 +35,7 @@ from triaxis.train.data import Batch, Dataset, collate
 from triaxis.train.loss import Masking, Scored, mask_batch, scored_loss
 from triaxis.train.recipes import Recipe
 from triaxis.train.runners import Alone, runner_on, shard, way_of_running
+from triaxis.train.trackers import Track, tracking
 
 LOG_EVERY = 10
 Probe = Callable[[Executor, int], Mapping[str, float]]  # measures the executor as trained so far, at a step
@@ -136,6 +137,7 @@ class _Fit:
     probe: Probe | None
     runner: Alone
     masking: Masking
+    track: Track | None = None
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -155,6 +157,7 @@ class _Fit:
 def fit(
     executor: Executor, recipe: Recipe, data: Dataset, out: Path, *, held: Dataset | None = None,
     card: Mapping[str, Any] | None = None, probe: Probe | None = None, note: Note | None = None, sharded: bool = False,
+    tracker: str = "",
 ) -> Fitted:  # fmt: skip
     """Train one adapter into `out` (peft's files, card.json, log.jsonl, checkpoint.safetensors), or go on with it.
 
@@ -163,6 +166,7 @@ def fit(
     other training, a loss that is not a number, a full disk: what was written before is whole.
     sharded: each of several processes holds a part of the frozen weights. `executor` gives its weights up for it and
     cannot decode afterwards; so there can be no probe.
+    tracker: also tell the log's lines to one of `trackers.TRACKERS`; "" is log.jsonl alone.
     """
     trained, layers = attach(executor, recipe)
     runner = runner_on(next(executor.checkpoint.network.parameters()).device)
@@ -177,12 +181,13 @@ def fit(
     )
     at = _restore(run, optimiser)
     if not at.stopped:
-        with torch.enable_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        told = tracking(tracker if runner.main else "", out, recipe.card())
+        with told as track, torch.enable_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             objective = Objective(run.executor.checkpoint.network, run.data.mask)
             if sharded:
                 base = executor.checkpoint.network
                 shard(objective, run.executor.checkpoint.network, base, list(run.weights.values()))
-            _train(run, objective, optimiser, at, note or (lambda *_: None))
+            _train(replace(run, track=track), objective, optimiser, at, note or (lambda *_: None))
     return _finish(run, at)
 
 
@@ -334,6 +339,8 @@ def _log(run: _Fit, line: Mapping[str, Any]) -> None:
                 f.write(json.dumps(line) + "\n")
         except OSError as e:
             raise UserError(f"{run.out}: cannot write the log ({e.strerror}); the last checkpoint is whole") from None
+        if run.track is not None:
+            run.track(line)
 
 
 # ---------------------------------------------------------------- files

@@ -305,7 +305,7 @@ class Factorial:
         name = "_".join(f"{k}-{v}" for k, v in level.items() if k != "coverage") or "one"
         folder = self.out / "cells" / f"{name}_s{seed}"
         card = {"kind": "consensus", "label": self.d.label, "cell": name}
-        fit(self.bench.executor, recipe, data, folder, held=held, card=card, note=note)
+        fit(self.bench.executor, recipe, data, folder, held=held, card=card, note=note, tracker=self.d.tracker)
         return folder, self.bench.sample(self.tests, self.one, adapter=f"{folder}@{level.get('coverage', 'all')}")
 
     def trained(self, note: Note | None = None) -> dict[Cell, _Trained]:
