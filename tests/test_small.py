@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ from triaxis.train.small_data import (
     make_corpus,
     published,
     spoiled,
+    templates,
     usable,
 )
+from triaxis.train.small_varied import template, vary
 from triaxis.train.whole import Course, Masters, fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +74,37 @@ def test_published_sources_end_in_their_answers() -> None:
         assert not re.search(r"\d\.0+(?!\d)", s.solution)
     contradicting = next(i for i in load_task("svamp").items(split="train") if i.id == "chal-680")
     assert usable(contradicting) is None
+
+
+def test_problems_with_other_numbers_are_still_right() -> None:
+    """Every calculation is true, the answer is the last one, and only numbers of the question have changed."""
+    for name, least in (("gsm8k", 0.7), ("svamp", 0.9)):
+        known = [(s, t) for s, t in zip(published(name), templates(name), strict=True) if t is not None]
+        pairs = [(s, v) for k, (s, t) in enumerate(known) if (v := vary(t, Dice(f"{name}/{k}"))) is not None]
+        assert len(pairs) > least * len(published(name))
+        for s, v in pairs:
+            assert re.sub(r"[\d,]+", "#", v.question) == re.sub(r"[\d,]+", "#", s.question)
+            assert all(Fraction(eval_plain(step)) == Fraction(step.rpartition("=")[2]) for step in v.steps)
+            assert v.steps[-1].endswith(f"={v.answer}")
+        assert sum(v.question != s.question for s, v in pairs) > 0.9 * len(pairs)
+
+
+def eval_plain(step: str) -> Fraction:
+    left = re.sub(r"(\d+\.?\d*|\.\d+)", r"Fraction('\1')", step.rpartition("=")[0])
+    return Fraction(eval(left, {"Fraction": Fraction}))
+
+
+@pytest.mark.parametrize(
+    ("question", "steps"),
+    [
+        ("A has 5 and B has 5 pens. How many?", ("5+5=10",)),  # which five?
+        ("A has 8 pens, B half as many, C 4. How many?", ("8/2=4", "8+4+4=16")),  # which four?
+        ("A saves 40% of 50. How much?", ("50*40%=20",)),  # no plain calculation
+        ("It is 3rd of 20%.", ("3*20=60",)),  # nothing that may change
+    ],
+)
+def test_problems_that_cannot_be_varied_are_left_alone(question: str, steps: tuple[str, ...]) -> None:
+    assert template(question, steps) is None
 
 
 def test_no_test_item_is_trained_on() -> None:
@@ -161,7 +195,7 @@ def test_only_hidden_response_tokens_of_reached_blocks_are_scored() -> None:
     ids = torch.ones(64, 90, dtype=torch.long)
     prompt, content = torch.randint(5, 20, (64,)), torch.randint(1, 40, (64,))
     net = _Table(10, mask)
-    loss = small.diffusion_loss(net, ids, prompt, content, int(prompt.min()), generator)  # type: ignore[arg-type]
+    loss = small.diffusion_loss(net, small.hide(ids, prompt, content, mask, generator))  # type: ignore[arg-type]
     shown = net.seen[0]
     place = torch.arange(90)[None] - prompt[:, None]
     assert (shown[place < 0] == 1).all()  # prompts are never hidden
@@ -183,7 +217,7 @@ def test_the_causal_loss_is_that_of_transformers(work: Path) -> None:
     for row, (p, c) in enumerate(zip(prompt, content, strict=True)):
         labels[row, :p] = labels[row, p + c :] = -100
     wanted = model(input_ids=ids, labels=labels).loss
-    torch.testing.assert_close(small.causal_loss(model, ids, prompt, content), wanted)
+    torch.testing.assert_close(small.causal_loss(model, small.following(ids, prompt, content)), wanted)
 
 
 # ---------------------------------------------------------------- training

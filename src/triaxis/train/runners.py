@@ -97,14 +97,17 @@ def leave() -> bool:
 # ---------------------------------------------------------------- how a layer is run
 
 
-def way_of_running(compiled: bool, recompute: bool) -> RunLayer:
-    """Layers as written, or compiled; with `recompute` the backward pass computes them again from their input."""
+def way_of_running(compiled: bool, recompute: bool, dynamic: bool | None = None) -> RunLayer:
+    """Layers as written, or compiled; with `recompute` the backward pass computes them again from their input.
+
+    dynamic: compiled for all widths at once, where it is known that they vary.
+    """
     run: RunLayer = _written
     if compiled:
         from torch import _dynamo
 
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, VERSIONS)
-        run = partial(_fast, Compiled(_written, "the layers"))
+        run = partial(_fast, Compiled(_written, "the layers", partial(torch.compile, dynamic=dynamic)))
     return partial(_again, run) if recompute else run
 
 

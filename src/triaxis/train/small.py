@@ -16,9 +16,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors.torch import save_file
@@ -28,7 +30,8 @@ from triaxis.errors import UserError
 from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.decoder import DecoderNetwork
 from triaxis.models.load import DTYPES, build_network, fill, find_device
-from triaxis.train.loss import draw_masks, masked_cross_entropy
+from triaxis.train.loss import draw_masks, masked_cross_entropy, sent
+from triaxis.train.runners import way_of_running
 from triaxis.train.small_data import FILL, RESPONSE, Corpus, batches, make_corpus
 from triaxis.train.whole import Course, Step, Trained, fit
 
@@ -110,36 +113,53 @@ def _dtype(device: torch.device) -> torch.dtype:
 # ---------------------------------------------------------------- losses
 
 
-def diffusion_loss(
-    network: DecoderNetwork,
-    ids_BL: Tensor,
-    prompt_B: Tensor,
-    content_B: Tensor,
-    shortest: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Mean cross-entropy of hidden response tokens; half of the rows are masked as block decoding meets them.
+class Task(NamedTuple):
+    """What a step shows and asks for. shown, ids: (B, L); spots: (N,) flat places in (B, L) of the tokens asked for.
 
-    content_B: tokens of the response, end mark included; end marks fill the row after it. shortest: the least of
-    prompt_B. Only tokens within the blocks that hold content are scored: decoding never comes to the others.
+    Made on the CPU: the same on every device, and a GPU's host never waits to learn how many they are.
     """
-    length = ids_BL.shape[1] - shortest
+
+    shown: Tensor
+    ids: Tensor
+    spots: Tensor
+
+    def to(self, device: torch.device) -> Task:
+        return Task(*(sent(t, device) for t in self))
+
+
+def hide(ids_BL: Tensor, prompt_B: Tensor, content_B: Tensor, mask: int, generator: torch.Generator) -> Task:
+    """Hide response tokens; half of the rows are masked as block decoding meets them.
+
+    content_B: tokens of the response, end mark included; end marks fill the row after it. Only tokens within the blocks
+    that hold content are asked for: decoding never comes to the others.
+    """
+    length = ids_BL.shape[1] - int(prompt_B.min())
     hidden_BR, scored_BR = draw_masks(content_B, length, BLOCK, generator, block_share=BLOCK_SHARE)
-    place = torch.arange(ids_BL.shape[1], device=ids_BL.device)[None] - prompt_B[:, None]
+    place = torch.arange(ids_BL.shape[1])[None] - prompt_B[:, None]
     at, inside = place.clamp(0, length - 1), place >= 0
     reached = (content_B + BLOCK - 1) // BLOCK * BLOCK
     hidden = hidden_BR.gather(1, at) & inside
     scored = scored_BR.gather(1, at) & inside & (place < reached[:, None])
-    states = network.hidden(torch.where(hidden, network.config.mask_token_id, ids_BL))
-    return masked_cross_entropy(network.head(states[scored]), ids_BL[scored])
+    return Task(torch.where(hidden, mask, ids_BL), ids_BL, scored.flatten().nonzero().flatten())
 
 
-def causal_loss(model: Any, ids_BL: Tensor, prompt_B: Tensor, content_B: Tensor) -> Tensor:
-    """Mean next-token cross-entropy of the responses and their end marks. Right padding: no token ever sees it."""
-    place = torch.arange(1, ids_BL.shape[1], device=ids_BL.device)[None]
+def diffusion_loss(network: DecoderNetwork, t: Task) -> Tensor:
+    """Mean cross-entropy of the hidden tokens asked for."""
+    states = network.hidden(t.shown).flatten(0, 1)
+    return masked_cross_entropy(network.head(states.index_select(0, t.spots)), t.ids.flatten()[t.spots])
+
+
+def following(ids_BL: Tensor, prompt_B: Tensor, content_B: Tensor) -> Task:
+    """Every response token and its end mark, each asked for at the token before it."""
+    place = torch.arange(ids_BL.shape[1])[None]
     wanted = (place >= prompt_B[:, None]) & (place < (prompt_B + content_B)[:, None])
-    states = model.model(input_ids=ids_BL, use_cache=False).last_hidden_state[:, :-1]
-    return masked_cross_entropy(model.lm_head(states[wanted]), ids_BL[:, 1:][wanted])
+    return Task(ids_BL, ids_BL, wanted.flatten().nonzero().flatten())
+
+
+def causal_loss(model: Any, t: Task) -> Tensor:
+    """Mean next-token cross-entropy. Right padding: no token ever sees it."""
+    states = model.model(input_ids=t.shown, use_cache=False).last_hidden_state.flatten(0, 1)
+    return masked_cross_entropy(model.lm_head(states.index_select(0, t.spots - 1)), t.ids.flatten()[t.spots])
 
 
 # ---------------------------------------------------------------- training
@@ -149,24 +169,33 @@ def train_executor(out: Path, course: Course, rows: int, a: argparse.Namespace) 
     """Adapt the source into a masked-diffusion executor, in `out`/executor."""
     device, folder = find_device(a.device), out / EXECUTOR
     network = open_executor(_source(out), folder, a.shift, device)
-    corpus = _corpus(out, "executor", rows, course.seed, a.workers)
-    if a.compile and device.type == "cuda":
-        from triaxis.sampling.graphs import compile_layers
+    with ThreadPoolExecutor(1) as beside:
+        made = beside.submit(_corpus, out, "executor", rows, course.seed, a.workers)
+        if a.compile and device.type == "cuda":
+            _compile(network, course.batch, device)
+        corpus = made.result()
 
-        compile_layers(network)
+    def task(step: int, ids: Tensor, prompt: Tensor, content: Tensor) -> Task:
+        generator = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
+        return hide(ids, prompt, content, network.config.mask_token_id, generator)
 
-    def loss(step: int, ids: Tensor, prompt: Tensor, content: Tensor, shortest: int) -> Tensor:
-        generator = torch.Generator(ids.device).manual_seed(course.seed * 1_000_003 + step)
-        return diffusion_loss(network, ids, prompt, content, shortest, generator)
+    def steps(start: int) -> Iterator[Step]:
+        return _steps(corpus, course, RESPONSE, device, task, lambda t: diffusion_loss(network, t), start)
 
-    identity = {"kind": "executor", "shift": a.shift, "rows": rows}
-    done = fit(
-        network, lambda start: _steps(corpus, course, RESPONSE, device, loss, start), course, folder, identity, _say
-    )
+    done = fit(network, steps, course, folder, {"kind": "executor", "shift": a.shift, "rows": rows}, _say)
     tensors = {n: p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in network.named_parameters()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _record(folder, done, course, corpus, {"shift": a.shift, "block": BLOCK, "block_share": BLOCK_SHARE})
     return done
+
+
+def _compile(network: DecoderNetwork, batch: int, device: torch.device) -> None:
+    """Compile the layers for every width, by steps that change nothing."""
+    network.run_layer = way_of_running(compiled=True, recompute=False, dynamic=True)
+    for width in (96, 128):
+        ids = torch.zeros(batch, width, dtype=torch.long, device=device)
+        diffusion_loss(network, Task(ids, ids, torch.arange(batch, device=device) * width)).backward()  # type: ignore[no-untyped-call]
+    network.zero_grad()
 
 
 def train_planner(out: Path, course: Course, rows: int, a: argparse.Namespace) -> Trained:
@@ -178,11 +207,12 @@ def train_planner(out: Path, course: Course, rows: int, a: argparse.Namespace) -
     model: nn.Module = causal.from_pretrained(str(source), dtype=_dtype(device), local_files_only=True).to(device)
     corpus = _corpus(out, "planner", rows, course.seed, a.workers)
 
-    def loss(step: int, ids: Tensor, prompt: Tensor, content: Tensor, shortest: int) -> Tensor:
-        return causal_loss(model, ids, prompt, content)
+    def steps(start: int) -> Iterator[Step]:
+        return _steps(
+            corpus, course, 0, device, lambda _, *given: following(*given), partial(causal_loss, model), start
+        )
 
-    identity = {"kind": "planner", "rows": rows}
-    done = fit(model, lambda start: _steps(corpus, course, 0, device, loss, start), course, folder, identity, _say)
+    done = fit(model, steps, course, folder, {"kind": "planner", "rows": rows}, _say)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((source / name).read_bytes())
     tensors = {n: p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in model.named_parameters()}
@@ -195,16 +225,14 @@ TRAIN = {"executor": train_executor, "planner": train_planner}
 
 
 def _steps(
-    corpus: Corpus, course: Course, response: int, device: torch.device, loss: Callable[..., Tensor], start: int
-) -> Iterator[Step]:
+    corpus: Corpus, course: Course, response: int, device: torch.device, task: Callable[..., Task],
+    loss: Callable[[Task], Tensor], start: int,
+) -> Iterator[Step]:  # fmt: skip
     """The steps of a course: a loss to compute for each batch."""
     for step, rows, width in batches(corpus, course.batch, response, course.seed, start):
         ids, prompt = corpus.take(rows, width), corpus.prompt[rows]
-        given = [torch.from_numpy(x) for x in (ids, prompt, corpus.total[rows] - prompt)]
-        if device.type == "cuda":
-            given = [t.pin_memory().to(device, non_blocking=True) for t in given]
-        shortest = int(prompt.min())
-        yield step, (lambda g=given, s=step, n=shortest: loss(s, *g, n)), ids.size  # type: ignore[misc]
+        given = task(step, *(torch.from_numpy(x) for x in (ids, prompt, corpus.total[rows] - prompt)))
+        yield step, partial(loss, given.to(device)), ids.size
 
 
 def _source(out: Path) -> Path:

@@ -1,10 +1,11 @@
 """What the `small` family is trained on: word problems with their calculations, as text and as token arrays.
 
-Three sources: GSM8K's train split (its annotated calculations), SVAMP's train families, and generated problems. The
-response is always the calculations, one a line, and "#### N". As with the tiny family, some prompts of the executor
-carry a note upstream wrote: opened by "Note:", "Note" or nothing, never by a scaffold under test, and a declared share
-of the notes is wrong while the target stays right. The planner's copy learns plans in words under the study's own
-prompt, and the solution to the bare question.
+Three sources: GSM8K's train split (its annotated calculations), SVAMP's train families, and generated problems. Most
+published problems are shown with other numbers (small_varied.py), so that what is learnt is what is asked. The response
+is always the calculations, one a line, and "#### N". As with the tiny family, some prompts of the executor carry a note
+upstream wrote: opened by "Note:", "Note" or nothing, never by a scaffold under test, and a declared share of the notes
+is wrong while the target stays right. The planner's copy learns plans in words under the study's own prompt, and the
+solution to the bare question.
 
 A chunk of rows depends on (kind, seed, number of the chunk) alone, so any number of workers makes the same corpus.
 """
@@ -33,11 +34,13 @@ from triaxis.tasks.base import Item
 from triaxis.tasks.gradeschool import WORDS, Dice
 from triaxis.tasks.grading import canonical
 from triaxis.tasks.wordproblems import problems
+from triaxis.train.small_varied import Template, template, vary
 
 CHUNK = 4096  # rows
 RESPONSE = 64  # tokens of the canvas the executor is trained for, end mark included
 LEVELS = (1, 1, 2, 2, 3, 3, 4)  # of the generated problems, in turn
-GSM8K_SHARE, SVAMP_SHARE = 0.12, 0.04  # of the rows; the others are generated
+GSM8K_SHARE, SVAMP_SHARE = 0.30, 0.12  # of the rows; the others are generated
+VARIED_SHARE = 0.75  # of the published problems: with other numbers, where that can be done
 NOTE_SHARE = 0.25  # of the executor's prompts
 WRONG_SHARE = 0.15  # of the notes: one number changed
 OTHER_SHARE = 0.05  # of the notes: another problem's
@@ -88,6 +91,21 @@ def published(name: str) -> tuple[Source, ...]:
     return tuple(s for i in load("train") if (s := usable(i)) is not None)
 
 
+@cache
+def templates(name: str) -> tuple[Template | None, ...]:
+    """How the published items can be varied; None for those that cannot."""
+    return tuple(template(s.question, s.steps) for s in published(name))
+
+
+def shown(name: str, dice: Dice) -> Source:
+    """One published problem, mostly with other numbers."""
+    at = dice.below(len(published(name)))
+    made = templates(name)[at]
+    if made is not None and dice.chance(VARIED_SHARE) and (varied := vary(made, dice)) is not None:
+        return Source(*varied)
+    return published(name)[at]
+
+
 def sources(key: str) -> Iterator[Source]:
     """An endless mixture of the three sources."""
     dice, made = Dice(f"small/{key}"), problems("train", f"small/{key}", LEVELS)
@@ -95,8 +113,7 @@ def sources(key: str) -> Iterator[Source]:
         draw = dice.below(1000) / 1000
         name = "gsm8k" if draw < GSM8K_SHARE else "svamp" if draw < GSM8K_SHARE + SVAMP_SHARE else ""
         if name:
-            pool = published(name)
-            yield pool[dice.below(len(pool))]
+            yield shown(name, dice)
         else:
             p = next(made)
             yield Source(p.question, p.steps, p.answer)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors.torch import save_file
@@ -79,6 +79,9 @@ class Masters:
     def __init__(self, network: nn.Module, course: Course) -> None:
         self.weights = {n: p for n, p in network.named_parameters() if p.requires_grad}
         self.own = {n: p if p.dtype == torch.float32 else p.detach().float() for n, p in self.weights.items()}
+        self.rounded = [n for n, p in self.weights.items() if self.own[n] is not p]
+        for n in self.rounded:
+            self.own[n].grad = torch.zeros_like(self.own[n])
         fused = next(iter(self.own.values())).is_cuda
         self.optimiser = torch.optim.AdamW(
             self.own.values(), lr=course.rate, betas=course.betas, weight_decay=course.decay, fused=fused
@@ -86,23 +89,24 @@ class Masters:
 
     def step(self, rate: float, clip: float) -> None:
         """One step with the gradients of the weights, which are then forgotten."""
-        for n, p in self.weights.items():
-            if self.own[n] is not p:
-                self.own[n].grad = None if p.grad is None else p.grad.float()
-                p.grad = None
+        if self.rounded:
+            grads = [cast(Tensor, self.own[n].grad) for n in self.rounded]
+            torch._foreach_copy_(grads, [cast(Tensor, self.weights[n].grad) for n in self.rounded])
+            for n in self.rounded:
+                self.weights[n].grad = None
         nn.utils.clip_grad_norm_(self.own.values(), clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
-        self.optimiser.zero_grad()
+        if not self.rounded:
+            self.optimiser.zero_grad()
         self.publish()
 
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the weights."""
-        for n, p in self.weights.items():
-            if self.own[n] is not p:
-                p.copy_(self.own[n])
+        if self.rounded:
+            torch._foreach_copy_([self.weights[n] for n in self.rounded], [self.own[n] for n in self.rounded])
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on, by name."""
