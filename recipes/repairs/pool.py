@@ -114,6 +114,7 @@ def run_units(
     finally:
         for p in running:
             p.process.kill()
+            p.process.join()  # so that its processor time counts as ours
     return plan.became
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -373,8 +374,12 @@ def main() -> None:
     units = units_of(STUDIES if a.name == "all" else (a.name,), s)
     became = run_units(units, WORKS, s, devices=[a.device] * a.processes, spares=a.spares, minutes=a.minutes)
     left = {name: what for name, what in became.items() if what != DONE}
-    seconds = round(time.monotonic() - began)
-    sys.stdout.write(json.dumps({"name": a.name, "seconds": seconds, "units": len(units), "not done": left}) + "\n")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = {
+        "name": a.name, "seconds": round(time.monotonic() - began), "units": len(units), "not done": left,
+        "processor seconds": round(used.ru_utime + used.ru_stime),
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(told) + "\n")
     sys.exit(1 if left else 0)
 
 
