@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,8 +56,9 @@ class Scale:
 TOY = ("--steps", "6", "--batch", "4", "--rows", "512", "--warmup", "2", "--workers", "1")
 SCALES = {
     "full": Scale(
-        minutes={"executor": 3.6, "planner": 0.8, "eval": 1.5, "axes": 3.5, "prefix": 3.5, "distil": 3.5},
-        tests={"svamp": 353, "gsm8k": 1319, **dict.fromkeys(LEVELS, 400)}, recipe={},
+        executor=("--workers", "12"), planner=("--workers", "6"),
+        minutes={"executor": 3.7, "planner": 0.8, "eval": 1.2, "axes": 3.0, "prefix": 3.0, "distil": 3.0},
+        tests={"svamp": 353, **dict.fromkeys(LEVELS, 400), "gsm8k": 1319}, recipe={},
     ),
     "toy": Scale(
         layers=2, executor=TOY, planner=TOY, axes=4, repair=4, items=8, distil=8, k=2,
@@ -266,12 +270,23 @@ LEFT = ("tokenizer.json", "tokenizer_config.json")
 
 
 def collect(a: argparse.Namespace) -> None:
-    """Everything `write` reads, weights left out, as one archive."""
+    """Everything `write` reads, weights left out, as one archive; rows as they are at this moment."""
     path = a.out / "small-results.tar.xz"
-    with tarfile.open(path, "w:xz", preset=1) as archive:
+    with tarfile.open(path, "w:xz", preset=1) as archive, tempfile.TemporaryDirectory() as scratch:
         for file in kept_files(a.out):
-            archive.add(file, file.relative_to(a.out))
+            archive.add(snapshot(file, Path(scratch)), file.relative_to(a.out))
     say(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def snapshot(file: Path, scratch: Path) -> Path:
+    """A store that may be being written, as one whole file; any other file as it is."""
+    if file.suffix != ".sqlite":
+        return file
+    copy = scratch / "rows.sqlite"
+    copy.unlink(missing_ok=True)
+    with closing(sqlite3.connect(file)) as held, closing(sqlite3.connect(copy)) as whole:
+        held.backup(whole)
+    return copy
 
 
 def kept_files(out: Path) -> Iterator[Path]:
