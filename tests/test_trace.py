@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from triaxis import tracing
 from triaxis.cli import app
+from triaxis.cli import bench as _others  # noqa: F401 - an app of one command has no names of commands
 from triaxis.cli import trace as _registers  # noqa: F401
 from triaxis.conditions import Prompt, Scaffold
 from triaxis.errors import UserError
@@ -182,15 +183,18 @@ def test_a_useless_top_is_refused(executor: Executor) -> None:
 
 @pytest.mark.slow
 def test_recording_costs_less_than_a_tenth(executor: Executor) -> None:
-    """Least of several alternating runs: what a busy machine adds falls on both."""
+    """Least of several alternating runs, in processor time and with all that is kept: what a busy machine adds falls
+    on both."""
     decode = Decode(gen_length=64, block_length=32, steps=64)
     ids = executor.prompt_ids(QUESTION)
     bare, kept = [], []
     for _ in range(8):
-        began = time.perf_counter()
+        began = time.process_time()
         executor.denoise([ids], [0], decode)
-        bare.append(time.perf_counter() - began)
-        kept.append(record(executor, Prompt(QUESTION), decode).seconds)
+        middle = time.process_time()
+        record(executor, Prompt(QUESTION), decode)
+        bare.append(middle - began)
+        kept.append(time.process_time() - middle)
     assert min(kept) < 1.1 * min(bare), (min(kept), min(bare))
     print(json.dumps({"bare": min(bare), "recorded": min(kept)}))
 
