@@ -265,7 +265,7 @@ def distil(a: argparse.Namespace, clock: Clock) -> None:
 # ---------------------------------------------------------------- files
 
 
-KEPT = ("rows.sqlite", ".json", ".jsonl", ".md")
+KEPT = ("rows.sqlite", ".json", ".jsonl", ".md", ".log")
 LEFT = ("tokenizer.json", "tokenizer_config.json")
 
 
