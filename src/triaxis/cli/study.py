@@ -45,7 +45,11 @@ def diagnose(
     plan_setting: Annotated[
         list[str] | None, typer.Option("--plan-set", help="A setting of the planners, such as budget=100.")
     ] = None,
-    adapter: Annotated[str, typer.Option(help="Adapter schedule of every executor arm, such as prefix@last:3.")] = "",
+    adapter: Annotated[
+        str,
+        typer.Option(help="Adapter schedule, such as prefix or prefix@last:3: every executor arm with and without it."),
+    ] = "",
+    alone: Annotated[bool, typer.Option("--alone", help="With --adapter: no arms without it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default: runs/<name of the study>.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study in --out, with its own settings.")
@@ -85,6 +89,7 @@ def diagnose(
         "seeds": numbers(seed), "conditions": names(conditions),
         "decode": {**speed_settings(speed, executor, task), **settings(setting or [])},
         "writing": settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter,
+        "beside": bool(adapter) and not alone,
         "preset": preset, "stop_when": stop_when,
     }  # fmt: skip
     study = Study.from_spec({**asked, **{k: v for k, v in load_preset(preset).study.items() if k not in typed}})
@@ -109,7 +114,7 @@ def diagnose(
 
 def _given(context: typer.Context) -> dict[str, str]:
     """The settings typed on the command line: field of Study -> flag."""
-    fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing", "speed": "decode"}
+    fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing", "speed": "decode", "alone": "beside"}
     typed = [p for p in context.command.params if _was_typed(context, str(p.name))]
     beside = (
         "out", "resume", "json_", "prereg", "rows_only", "price_per_hour", "dry_run", "compute_", "workers", "devices",
@@ -180,11 +185,12 @@ def report(
     json_: Json = False,
 ) -> None:
     """Re-make a study's report from its files, unless the one there is current; needs no model."""
+    from triaxis.compute.processes import cores
     from triaxis.report import current, render
 
     if markdown + latex + json_ > 1:
         raise UserError("--markdown, --latex and --json each take stdout; give one of them")
-    path = folder / "report.html" if current(folder) else render(folder)
+    path = folder / "report.html" if current(folder) else render(folder, cores())
     if not (markdown or latex or csv or figures is not None):
         print_json({"report": str(path)}) if json_ else sys.stdout.write(f"report: {path}\n")
         return
@@ -212,10 +218,11 @@ def grade(
     json_: Json = False,
 ) -> None:
     """Grade a study's stored texts again and re-make its summary and report; needs no model."""
+    from triaxis.compute.processes import cores
     from triaxis.report import render
     from triaxis.summary import regrade
 
     with Bar() as bar:
-        summary = regrade(folder, bar, second=second)
-    render(folder)
+        summary = regrade(folder, bar, second=second, workers=cores())
+    render(folder, cores())
     show(summary, folder, json_)

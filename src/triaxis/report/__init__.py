@@ -49,31 +49,36 @@ def _stamp(folder: Path) -> str:
     return f"<!-- made of {digest.hexdigest()[:32]} -->\n"
 
 
-def render(folder: Path) -> Path:
+def render(folder: Path, workers: int = 1) -> Path:
     """Write folder/report.html again from summary.json, protocol.json and rows.sqlite; the path of the page.
 
-    UserError where a file is missing, damaged, or of another study than the others.
+    workers: processes that read a large store (`gather`).     UserError where a file is missing, damaged, or of another study than the others.
     """
     from triaxis.report.load import load, no_collection
 
     summary, protocol, store = load(Path(folder))
     path = Path(folder) / "report.html"
     with store, no_collection():
-        write_report(summary, protocol, store, path, _stamp(Path(folder)))
+        write_report(summary, protocol, store, path, _stamp(Path(folder)), workers)
     return path
 
 
 def write_report(
-    summary: Mapping[str, Any], protocol: Mapping[str, Any], store: Store | None, path: Path, stamp: str = ""
+    summary: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    store: Store | None,
+    path: Path,
+    stamp: str = "",
+    workers: int = 1,
 ) -> None:
     """Write one self-contained page of less than 3 MB to `path`, replacing it in one move.
 
     summary, protocol: the objects of summary.json and protocol.json. store: open, for the items that flipped; None
-    leaves that section out. stamp: a comment that ends the page. UserError where the store is damaged or not graded,
+    leaves that section out. stamp: a comment that ends the page. workers: as `render`. UserError where the store is damaged or not graded,
     or `path` cannot be written.
     """
     from triaxis.report.load import flips_of, write_text
     from triaxis.report.page import page
 
-    flips = None if store is None else flips_of(store, protocol)
+    flips = None if store is None else flips_of(store, protocol, workers)
     write_text(Path(path), page(summary, protocol, flips) + stamp)
