@@ -297,6 +297,31 @@ def test_conditions_with_an_adapter_make_other_rows(tiny: Executor, make: Callab
     assert whole["conditions"][0]["name"] == "none"
 
 
+def test_every_arm_stands_beside_itself_with_the_adapter(make: Callable[..., str], tmp_path: Path) -> None:
+    from triaxis.study import Study
+
+    study = Study(
+        planners=(),
+        n=4,
+        conditions=("none", "hint", "vote"),
+        decode={"steps": 12},
+        adapter=make(1, size=1.0),
+        beside=True,
+    )
+    summary = study.run(tmp_path)
+    names = [c["name"] for c in summary["conditions"]]
+    assert names == ["none", "none+adapter", "hint", "hint+adapter", "vote", "vote+adapter"]
+    found = summary["axes"]["adapters"]
+    assert [(e["condition"], e["against"]) for e in found["effects"]] == [(f"{n}+adapter", n) for n in names[::2]]
+    assert {e["adapter"] for e in found["effects"]} == {study.adapter}
+    assert [c["condition"] for c in found["costs"]] == ["hint+adapter"]
+    assert list(found["changes"]) == ["vote+adapter"]
+    assert [e["name"] for e in summary["axes"]["brittleness"]["effects"]] == [
+        "hint"
+    ]  # axis 1 is of the executor as it is
+    assert Study.reopen(tmp_path) == study
+
+
 def test_an_adapter_trained_anew_is_another_study(make: Callable[..., str], tmp_path: Path) -> None:
     import shutil
 

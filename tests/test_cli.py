@@ -88,6 +88,7 @@ def test_the_commands_and_flags_are_frozen() -> None:
         "setting": ["--set"],
         "plan_setting": ["--plan-set"],
         "adapter": ["--adapter"],
+        "alone": ["--alone"],
         "out": ["--out"],
         "resume": ["--resume"],
         "device": ["--device"],

@@ -23,7 +23,7 @@ from triaxis.limits import check_form, parse_toml, read_text
 CELLS = 2000  # of a grid, and branches of a condition: more is a slip of the pen
 Placement = Literal["before", "after", "system", "reply"]
 Closure = Literal["open", "closed"]
-Role = Literal["baseline", "brittleness", "trust", "diversity", "pipeline", "factorial", "stage"]
+Role = Literal["baseline", "brittleness", "trust", "diversity", "pipeline", "factorial", "stage", "adapter"]
 Settings = tuple[tuple[str, object], ...]  # decoding settings a condition changes, as pairs
 
 # label -> what opens it and what closes it. Every word occurs in the tiny executor's training in other roles.
@@ -377,6 +377,22 @@ def select(table: Sequence[Condition], names: Sequence[str]) -> tuple[Condition,
             wanted.add(condition.name)
             queue += [n for n in (condition.against, condition.stage) if n]
     return tuple(c for c in table if c.name in wanted)
+
+
+def under(table: Sequence[Condition], schedule: str, *, beside: bool) -> tuple[Condition, ...]:
+    """The executor's arms under an adapter schedule, where they name none themselves.
+
+    beside: after the same arm as it is, as "NAME+adapter", which no axis reads: what adapters change is read apart.
+    """
+
+    def made(c: Condition) -> tuple[Condition, ...]:
+        if c.adapter or c.writer:
+            return (c,)
+        if not beside:
+            return (replace(c, adapter=schedule),)
+        return c, replace(c, name=f"{c.name}+adapter", adapter=schedule, role="adapter", against=c.name)
+
+    return tuple(arm for c in table for arm in made(c))
 
 
 def in_order(table: Sequence[Condition]) -> list[list[Condition]]:

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triaxis.conditions import Condition, load_preset, select
+from triaxis.conditions import Condition, load_preset, select, under
 from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, Seen, executor_card, sample, silent, unseen
 from triaxis.limits import parse_json, read_text
@@ -56,7 +56,8 @@ class Study:
     one the task has plans for. decode: changes to the executor family's default protocol. writing: changes to how
     planners write. seeds: the first one also chooses the items; arms at temperature 0 run under the first seed only,
     because seeds at temperature 0 are not replicates. stop_when: "resolved" ends the study once every main contrast is
-    (anytime-valid e-values). adapter: an adapter schedule for every arm of the executor that names none itself.
+    (anytime-valid e-values). adapter: an adapter schedule for every arm of the executor that names none itself; beside:
+    next to the same arms without it.
     """
 
     executor: str = "tiny"
@@ -72,6 +73,7 @@ class Study:
     preset: str = "quick"
     stop_when: str = ""
     adapter: str = ""
+    beside: bool = False
 
     def __post_init__(self) -> None:
         if not all(isinstance(x, int) for x in (self.n, *self.seeds)):
@@ -88,9 +90,8 @@ class Study:
     def table(self) -> tuple[Condition, ...]:
         """The conditions this study asks for."""
         known = load_preset(self.preset).conditions(self.planners)
-        if self.adapter:
-            known = tuple(c if c.adapter or c.writer else replace(c, adapter=self.adapter) for c in known)
-        return select(known, self.conditions) if self.conditions else known
+        chosen = select(known, self.conditions) if self.conditions else known
+        return under(chosen, self.adapter, beside=self.beside) if self.adapter else chosen
 
     def spec(self) -> dict[str, Any]:
         """The study as plain data, enough to make it again."""
