@@ -52,7 +52,8 @@ def _stamp(folder: Path) -> str:
 def render(folder: Path, workers: int = 1) -> Path:
     """Write folder/report.html again from summary.json, protocol.json and rows.sqlite; the path of the page.
 
-    workers: processes that read a large store (`gather`).     UserError where a file is missing, damaged, or of another study than the others.
+    workers: processes that read a large store (`gather`). UserError where a file is missing, damaged, or of another
+    study than the others.
     """
     from triaxis.report.load import load, no_collection
 
@@ -74,8 +75,8 @@ def write_report(
     """Write one self-contained page of less than 3 MB to `path`, replacing it in one move.
 
     summary, protocol: the objects of summary.json and protocol.json. store: open, for the items that flipped; None
-    leaves that section out. stamp: a comment that ends the page. workers: as `render`. UserError where the store is damaged or not graded,
-    or `path` cannot be written.
+    leaves that section out. stamp: a comment that ends the page. workers: as `render`.
+    UserError where the store is damaged or not graded, or `path` cannot be written.
     """
     from triaxis.report.load import flips_of, write_text
     from triaxis.report.page import page
