@@ -52,7 +52,7 @@ class Size:
 
 
 SIZES: Mapping[str, Size] = {
-    "full": Size(items=3200, asked=3000, blocks=(3, 6), consensus=("steps=400",)),
+    "full": Size(items=3200, asked=3000, blocks=(1, 3, 6), consensus=("steps=400",)),
     "reduced": Size(
         items=1200, asked=600, blocks=(3,), repair=("steps=150", "every=50"), cell=("steps=100",),
         factors=("coverage", "span", "rank"), n=300, seeds=(0, 1),

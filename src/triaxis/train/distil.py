@@ -108,8 +108,13 @@ def has_headroom(h: Headroom, label: str) -> bool:
     return e.low > 0
 
 
-def refusal(tried: Sequence[Headroom]) -> str:
+def refusal(tried: Sequence[Headroom], label: str) -> str:
     """Why nothing is distilled, in one line."""
+    if label == "gold":
+        return (
+            f"no branch is right where greedy is wrong often enough to tell ({'; '.join(h.sentence() for h in tried)}): "
+            "take more items, or another --regime"
+        )
     return (
         f"the vote is not above greedy in any regime tried ({'; '.join(h.sentence() for h in tried)}): there is no "
         "consensus to distil; use --label gold, another --regime, or more items"
@@ -365,7 +370,7 @@ def distil(bench: Bench, d: Distil, out: Path, note: Note | None = None) -> dict
     regime, tried = find_regime(bench, d, items)
     found: dict[str, Any] = {"label": d.label, "headroom": [h.as_dict() for h in tried], "recipe": d.recipe.card()}
     if regime is None:
-        return {**found, "refused": refusal(tried)}
+        return {**found, "refused": refusal(tried, d.label)}
     fitted, report = train_consensus(bench, d, regime, items, out, note)
     found |= {"regime": regime.name, "data": report, "adapters": [str(f.folder) for f in fitted]}
     return {**found, **evaluate(bench, d, regime, [f.folder for f in fitted], tests)}

@@ -249,7 +249,7 @@ def lay_out(bench: Bench, d: Distil, out: Path, factors: Sequence[str] = tuple(F
     items = bench.task.items(d.items, split="train", seed=0)
     regime, tried = find_regime(bench, d, items)
     if regime is None:
-        return {**_told(d, chosen, tried), "refused": refusal(tried)}
+        return {**_told(d, chosen, tried), "refused": refusal(tried, d.label)}
     rows, report = _mixture(bench, d, regime, items)
     return Factorial(bench, d, chosen, out, regime, rows, report, tried)
 
