@@ -56,8 +56,8 @@ class Scale:
 TOY = ("--steps", "6", "--batch", "4", "--rows", "512", "--warmup", "2", "--workers", "1")
 SCALES = {
     "full": Scale(
-        executor=("--workers", "12"), planner=("--workers", "6"),
-        minutes={"executor": 3.7, "planner": 0.8, "eval": 1.2, "axes": 3.0, "prefix": 3.0, "distil": 3.0},
+        executor=("--rows", "400000", "--workers", "4"), planner=("--workers", "2"),
+        minutes={"executor": 3.5, "planner": 0.8, "eval": 1.2, "axes": 2.8, "prefix": 2.8, "distil": 2.8},
         tests={"svamp": 353, **dict.fromkeys(LEVELS, 400), "gsm8k": 1319}, recipe={},
     ),
     "toy": Scale(

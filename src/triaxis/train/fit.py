@@ -57,9 +57,8 @@ class LoraTrained(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         low = F.linear(F.dropout(x, self.dropout, self.training), self.a.to(x.dtype))
-        up = (self.b * self.scale).to(x.dtype).T
-        # added where the product is made: the wide result is not written once more
-        return torch.addmm(y.flatten(0, -2), low.flatten(0, -2), up).view(y.shape)
+        # not addmm, which copies y first: a compiled layer adds where it reads y anyway
+        return y + F.linear(low, (self.b * self.scale).to(x.dtype))
 
 
 class Objective(nn.Module):

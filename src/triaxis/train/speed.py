@@ -60,10 +60,10 @@ class Case:
 FAST = (("compiled", True),)
 CASES = (
     Case(name="compiled", batch=16, changes=FAST),
-    Case(name="as written", batch=16),
-    Case(name="compiled, layers recomputed", batch=16, changes=(*FAST, ("recompute", True))),
     Case(name="recipe of prefix repair"),
     Case(name="recipe of consensus", recipe="consensus"),
+    Case(name="as written", batch=16),
+    Case(name="compiled, layers recomputed", batch=16, changes=(*FAST, ("recompute", True))),
     Case(name="4-bit base, layers recomputed", batch=16, changes=(("recompute", True),), four_bit=True),
     Case(name="frozen weights in parts", batch=16, changes=FAST, sharded=True),
 )
