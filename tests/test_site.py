@@ -65,3 +65,11 @@ def test_ci_builds_it_strictly_and_not_quietly() -> None:
     words = line.partition("#")[0].split()
     assert "--strict" in words
     assert not {"-q", "--quiet"} & set(words), "quiet hides the warnings that strict counts: broken links would pass"
+
+
+def test_the_picture_of_a_report_is_there_used_and_small() -> None:
+    root = HOOK.parents[1]
+    picture = root / "docs" / "img" / "report.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 150_000
+    assert "(img/report.png)" in (root / "docs" / "index.md").read_text(encoding="utf-8")
