@@ -338,6 +338,7 @@ def test_the_whole_recipe_at_toy_scale(tmp_path: Path) -> None:
     common = ["--out", str(out), "--scale", "toy", "--device", "cpu"]
     subprocess.run([sys.executable, script, "all", "--gguf", str(gguf), *common], check=True, timeout=1200)
     studied = json.loads((out / "eval.json").read_text())["studied"]
+    assert json.loads((out / "check.json").read_text())["items"] == 2
     assert (out / "studies" / f"axes-{studied[-1]}" / "rows.sqlite").is_file()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

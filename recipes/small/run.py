@@ -1,10 +1,10 @@
 """The real-language family `small`, from a GGUF file to tables: made, measured and repaired by resumable stages.
 
     python recipes/small/run.py all   --gguf FILE --device cuda    # one GPU, about nine minutes; every stage below
-    python recipes/small/run.py STAGE [--minutes M] [--scale toy]  # prepare, train, eval, axes, prefix, distil, collect
+    python recipes/small/run.py STAGE [--minutes M] [--scale toy]  # see SIDE_BY_SIDE, TIMED and PLAIN below
     python recipes/small/run.py write                              # anywhere: grades, tables, card; needs no weights
 
-Each stage goes on where it stopped and ends cleanly when its --minutes are over; `all` runs the last three side by
+Each stage goes on where it stopped and ends cleanly when its --minutes are over; `all` runs the last four side by
 side. Rows are made on the GPU and graded by `write`, which needs no model: `collect` packs what it reads into one
 archive. `--scale toy` does the same with two layers of the model, a few steps and a few items, in minutes on two cores.
 """
@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2)
 REAL = "svamp"  # the study's task in people's language
 FLOOR = 0.15  # under this on SVAMP the executor is too weak for it to be studied there
 LEVELS = tuple(f"wordproblems-{level}" for level in (1, 2, 3, 4))
-SIDE_BY_SIDE = ("axes", "prefix", "distil")
+SIDE_BY_SIDE = ("axes", "prefix", "distil", "check")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,7 @@ class Scale:
     items: int = 600  # training items of an adapter
     distil: int = 250
     k: int = 5
+    checked: int = 24  # items decoded once more on the CPU
     recipe: Mapping[str, object]
 
 
@@ -57,13 +58,13 @@ TOY = ("--steps", "6", "--batch", "4", "--rows", "512", "--warmup", "2", "--work
 SCALES = {
     "full": Scale(
         executor=("--rows", "400000", "--workers", "4"), planner=("--workers", "2"),
-        minutes={"executor": 3.5, "planner": 0.8, "eval": 1.2, "axes": 2.8, "prefix": 2.8, "distil": 2.8},
+        minutes={"executor": 3.5, "planner": 0.8, "eval": 1.2, "axes": 2.8, "prefix": 2.8, "distil": 2.8, "check": 2.8},
         tests={"svamp": 353, **dict.fromkeys(LEVELS, 400), "gsm8k": 1319}, recipe={},
     ),
     "toy": Scale(
-        layers=2, executor=TOY, planner=TOY, axes=4, repair=4, items=8, distil=8, k=2,
+        layers=2, executor=TOY, planner=TOY, axes=4, repair=4, items=8, distil=8, k=2, checked=2,
         tests={"svamp": 4, "gsm8k": 4, **dict.fromkeys(LEVELS, 4)},
-        minutes=dict.fromkeys(("executor", "planner", "eval", "axes", "prefix", "distil"), 9.0),
+        minutes=dict.fromkeys(("executor", "planner", "eval", *SIDE_BY_SIDE), 9.0),
         recipe={"steps": 3, "batch": 4, "warmup": 1, "every": 3},
     ),
 }  # fmt: skip
@@ -189,6 +190,24 @@ def axes(a: argparse.Namespace, clock: Clock) -> None:
     for task in evaluated(a)["studied"]:
         study = Study(executor=executor(a), planners=planners(a), task=task, n=a.n or a.size.axes, device=a.device)
         study.sample(a.out / "studies" / f"axes-{task}", clock)
+
+
+def check(a: argparse.Namespace, clock: Clock) -> None:
+    """The first answers of the chosen level once more on the CPU in float32: does a GPU's engine say the same?"""
+    from triaxis.store import Store
+
+    task = evaluated(a)["level"]
+    folders = [a.out / "studies" / f"eval-{task}", a.out / "studies" / f"check-{task}"]
+    study = Study(executor=executor(a), planners=(), task=task, n=a.size.checked, conditions=("none",), device="cpu")
+    study.sample(folders[1], clock)
+    texts = []
+    for folder in folders:
+        with Store(folder / "rows.sqlite", write=False) as store:
+            texts.append({r.item: r.text for r in store.rows()})
+    shared = texts[0].keys() & texts[1].keys()
+    same = sum(texts[0][i] == texts[1][i] for i in shared)
+    write_json(a.out / "check.json", {"task": task, "items": len(shared), "same_text": same})
+    say(f"check: {same} of {len(shared)} texts are the same on the CPU in float32")
 
 
 # ---------------------------------------------------------------- repairs
@@ -346,6 +365,9 @@ def card(out: Path, found: Mapping[str, Any]) -> Iterator[str]:
         unread, cut = 100 * e["unreadable"], 100 * e["truncated"]
         yield f"| {task} | {right} | {e['n']} | {unread:.1f} | {cut:.1f} | {e['forwards']:.1f} |"
     yield f"\nStudied: {', '.join(found['studied'])}. {found['note']}"
+    if (out / "check.json").is_file():
+        held = json.loads((out / "check.json").read_text(encoding="utf-8"))
+        yield f"\n{held['same_text']} of {held['items']} texts of {held['task']} are the same on a CPU in float32."
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -356,7 +378,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def everything(a: argparse.Namespace) -> None:
-    """All stages; the last three side by side, because each alone leaves a GPU waiting for the host."""
+    """All stages; the last four side by side, because each alone leaves a GPU waiting for the host."""
     prepare(a)
     train(a)
     timed("eval", a)
@@ -376,7 +398,7 @@ def everything(a: argparse.Namespace) -> None:
 
 
 TIMED: Mapping[str, Callable[[argparse.Namespace, Clock], None]] = {
-    "eval": evaluate, "axes": axes, "prefix": prefix, "distil": distil,
+    "eval": evaluate, "axes": axes, "prefix": prefix, "distil": distil, "check": check,
 }  # fmt: skip
 PLAIN = {"prepare": prepare, "train": train, "collect": collect, "write": write, "all": everything}
 
