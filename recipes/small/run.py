@@ -190,7 +190,8 @@ def accuracy(folder: Path) -> dict[str, float]:
     right, n = verdicts.count("right"), len(verdicts)
     low, high = wilson(right, n)
     return {
-        "accuracy": right / n, "low": low, "high": high, "n": n, "unreadable": verdicts.count("unreadable") / n,
+        "accuracy": right / n, "low": low, "high": high, "n": n, "left": len(items) - n,
+        "unreadable": verdicts.count("unreadable") / n,
         "truncated": sum(not r.ended for r in rows) / n, "forwards": sum(r.forwards for r in rows) / n,
     }  # fmt: skip
 
@@ -379,6 +380,9 @@ def card(out: Path, found: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---:|---:|---:|---:|"
     for folder in sorted((out / "studies").glob("eval-*")):
         task, e = folder.name.removeprefix("eval-"), accuracy(folder)
+        if e["left"]:
+            yield f"| {task} | not finished: {e['left']} items left | | | | |"
+            continue
         right = f"{100 * e['accuracy']:.1f} [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
         unread, cut = 100 * e["unreadable"], 100 * e["truncated"]
         yield f"| {task} | {right} | {e['n']} | {unread:.1f} | {cut:.1f} | {e['forwards']:.1f} |"
