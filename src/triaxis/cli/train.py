@@ -25,6 +25,9 @@ Out = Annotated[Path, typer.Option(help="Folder of the run; running again goes o
 Seeds = Annotated[str, typer.Option(help="Training seeds, such as 0,1,2,3,4.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, such as steps=400.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Of the frozen weights: fp32, bf16 or 4bit; default: fp32 on a CPU, bf16 on a GPU.")
+]
 Track = Annotated[
     str, typer.Option(help="Also log to trackio, wandb or tensorboard (extras of those names; all stay offline).")
 ]
@@ -32,11 +35,16 @@ Track = Annotated[
 
 def recipe_of(kind: str, executor: str, changes: list[str] | None) -> Recipe:
     """The kind's recipe for the executor's family with the changes. UserError names an unknown setting."""
-    from triaxis.errors import override
     from triaxis.models.folder import find_folder, read_config
+
+    return changed(kind, changes, str(read_config(find_folder(executor, "executor")).get("triaxis_family", "")))
+
+
+def changed(kind: str, changes: list[str] | None, family: str = "") -> Recipe:
+    """The kind's recipe for a family, or the published one, with the changes."""
+    from triaxis.errors import override
     from triaxis.train.recipes import Recipe, default_recipe
 
-    family = str(read_config(find_folder(executor, "executor")).get("triaxis_family", ""))
     tuples = {f.name for f in fields(Recipe) if str(f.type).startswith("tuple")}
     given = settings(changes or [])
     for name in tuples & set(given):
@@ -47,7 +55,8 @@ def recipe_of(kind: str, executor: str, changes: list[str] | None) -> Recipe:
 
 def _train(
     kind: str, executor: str, task: str, planners: str | None, items: int, n: int, seeds: str, control: bool,
-    out: Path, setting: list[str] | None, device: str | None, conditions: str | None, track: str, json_: bool,
+    out: Path, setting: list[str] | None, device: str | None, conditions: str | None, dtype: str | None,
+    track: str, json_: bool,
 ) -> None:  # fmt: skip
     from triaxis.report.repair import markdown
     from triaxis.report.repairs import Repair, run_repair
@@ -56,7 +65,7 @@ def _train(
     wanted = Repair(
         kind=kind, recipe=recipe_of(kind, executor, setting), executor=executor, task=task, items=items, n=n,
         planners=TINY_PLANNERS if planners is None else names(planners), seeds=numbers(seeds), control=control,
-        device=device, conditions=names(conditions), tracker=track,
+        device=device, dtype=dtype, conditions=names(conditions), tracker=track,
     )  # fmt: skip
     with Bar() as bar:
         found = run_repair(wanted, out, bar)
@@ -74,11 +83,27 @@ def prefix(
     seeds: Seeds = "0",
     control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
     conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
-    out: Out = Path("runs/prefix"), setting: Setting = None, device: Device = None, track: Track = "",
-    json_: Json = False,
+    out: Out = Path("runs/prefix"), setting: Setting = None, device: Device = None, dtype: Dtype = None,
+    track: Track = "", json_: Json = False,
 ) -> None:  # fmt: skip
     """Prefix robustness: the right answer under every shape of scaffold; before, after and control in one report."""
-    _train("prefix", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, track, json_)
+    _train(
+        "prefix",
+        executor,
+        task,
+        planners,
+        items,
+        n,
+        seeds,
+        control,
+        out,
+        setting,
+        device,
+        conditions,
+        dtype,
+        track,
+        json_,
+    )
 
 
 @training.command()
@@ -89,11 +114,72 @@ def trust(
     seeds: Seeds = "0",
     control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
     conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
-    out: Out = Path("runs/trust"), setting: Setting = None, device: Device = None, track: Track = "",
-    json_: Json = False,
+    out: Out = Path("runs/trust"), setting: Setting = None, device: Device = None, dtype: Dtype = None,
+    track: Track = "", json_: Json = False,
 ) -> None:  # fmt: skip
     """Content trust: plans of one shape that are right, wrong or counterfactual; the target is always right."""
-    _train("trust", executor, task, planners, items, n, seeds, control, out, setting, device, conditions, track, json_)
+    _train(
+        "trust",
+        executor,
+        task,
+        planners,
+        items,
+        n,
+        seeds,
+        control,
+        out,
+        setting,
+        device,
+        conditions,
+        dtype,
+        track,
+        json_,
+    )
+
+
+@training.command()
+def cost(
+    kind: Annotated[str, typer.Argument(help="prefix, trust or consensus: its published recipe.")] = "prefix",
+    bench: Annotated[Path | None, typer.Option(help="What triaxis bench train --json wrote on that machine.")] = None,
+    case: Annotated[str, typer.Option(help="Case of that report.")] = "compiled",
+    tokens_per_second: Annotated[float | None, typer.Option(help="Instead of --bench: tokens a second.")] = None,
+    row_tokens: Annotated[float | None, typer.Option(help="Tokens of a training row; default: of the bench.")] = None,
+    planners: Annotated[int, typer.Option(help="Planners of the judgement.")] = 3,
+    n: Annotated[int, typer.Option(help="Test items.")] = 300,
+    seeds: Seeds = "0",
+    control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
+    items: Annotated[int, typer.Option(help="consensus: training items that the branches answer.")] = 500,
+    k: Annotated[int, typer.Option(help="consensus: branches of a vote.")] = 5,
+    blocks: Annotated[str, typer.Option(help="consensus: last blocks the adapter is on in.")] = "1,3",
+    sequence_seconds: Annotated[
+        float | None, typer.Option(help="Seconds a decoded sequence takes (triaxis bench speed); default: not counted.")
+    ] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Dollars an hour of the machine costs.")] = None,
+    setting: Setting = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Hours and dollars of training and judging an adapter, from a throughput that was measured."""
+    from dataclasses import asdict
+
+    from triaxis.errors import UserError
+    from triaxis.train import budget as b
+
+    count, recipe = len(numbers(seeds)), changed("prefix" if kind == "trust" else kind, setting)
+    if (bench is None) == (tokens_per_second is None):
+        raise UserError("give either --bench FILE (of triaxis bench train --json) or --tokens-per-second")
+    if tokens_per_second is not None and row_tokens is None:
+        raise UserError("--tokens-per-second needs --row-tokens, the prompt and response of a training row")
+    if bench is not None:
+        speed = b.measured(bench, case, row_tokens)
+    else:
+        speed = b.given(tokens_per_second or 0.0, row_tokens or 0.0)
+    names_ = [f"planner {i}" for i in range(planners)]
+    last = len(numbers(blocks))
+    sequences = b.judged(kind, names_, n, count, control=control, asked=items, k=k, blocks=last)
+    adapters = count * (2 if control and kind != "consensus" else 1)
+    found = b.budget(
+        recipe, speed, adapters=adapters, sequences=sequences, sequence_seconds=sequence_seconds, price=price_per_hour
+    )
+    print_json(asdict(found)) if json_ else sys.stdout.write(found.lines())
 
 
 @app.command()
@@ -146,8 +232,8 @@ def distill(
     seeds: Seeds = "0",
     diagnose: Annotated[bool, typer.Option("--diagnose", help="Run the factorial that explains a plateau.")] = False,
     factors: Annotated[str, typer.Option(help="Factors of --diagnose.")] = "coverage,span,rank,layers,data",
-    out: Out = Path("runs/distill"), setting: Setting = None, device: Device = None, track: Track = "",
-    json_: Json = False,
+    out: Out = Path("runs/distill"), setting: Setting = None, device: Device = None, dtype: Dtype = None,
+    track: Track = "", json_: Json = False,
 ) -> None:  # fmt: skip
     """Put the majority vote into one pass, or with --diagnose say what limits that. Exit 1 where nothing is to gain."""
     from triaxis.report.distilled import markdown, write
@@ -161,7 +247,7 @@ def distill(
         recipe=recipe_of("consensus", executor, setting), regime=regime, label=label, items=items, n=n, k=k,
         blocks=numbers(blocks), seeds=numbers(seeds), tracker=track,
     )  # fmt: skip
-    bench = Bench(load_executor(executor, device=device), load_task(task), out / "rows")
+    bench = Bench(load_executor(executor, device=device, dtype=dtype), load_task(task), out / "rows")
     with Bar() as bar:
         if diagnose:
             found = explain(bench, wanted, out, factors=names(factors), note=bar)

@@ -111,10 +111,8 @@ def has_headroom(h: Headroom, label: str) -> bool:
 def refusal(tried: Sequence[Headroom], label: str) -> str:
     """Why nothing is distilled, in one line."""
     if label == "gold":
-        return (
-            f"no branch is right where greedy is wrong often enough to tell ({'; '.join(h.sentence() for h in tried)}): "
-            "take more items, or another --regime"
-        )
+        told = "; ".join(h.sentence() for h in tried)
+        return f"the oracle of the branches is not above greedy ({told}): take more --items, or another --regime"
     return (
         f"the vote is not above greedy in any regime tried ({'; '.join(h.sentence() for h in tried)}): there is no "
         "consensus to distil; use --label gold, another --regime, or more items"
