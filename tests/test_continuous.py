@@ -169,16 +169,16 @@ def test_the_queue_fills_the_room_and_lets_one_row_in_at_any_rate() -> None:
     queue = Queue(prompts, [0] * 4, layout, room=80)
     rows = queue.enter(None)
     assert [p.row for p in rows.at] == [0, 1]  # three would be 3 x 27
-    assert rows.valid is not None
+    assert rows.padded
     assert queue.enter(rows) is rows
     rows = queue.enter(rows.take([1]))
     assert [p.row for p in rows.at] == [1, 2]
     assert rows.ends == [26, 27]
-    assert rows.valid is not None
-    assert rows.valid.sum(1).tolist() == rows.ends
+    assert rows.lengths is not None
+    assert rows.lengths.tolist() == rows.ends
     last = queue.enter(None)
     assert last.ends == [64]
-    assert last.valid is None
+    assert not last.padded
     assert not queue
     sized = Queue([[1]] * 9, [0] * 9, layout, room=25 * 7, sizes=(1, 2, 4, 8))
     assert len(sized.enter(None).at) == 4

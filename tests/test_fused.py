@@ -18,8 +18,8 @@ from torch import Tensor
 
 import triaxis as tx
 from triaxis.models.adapters import linear_names, save_adapter
-from triaxis.models.parts import Layer, rotate
-from triaxis.sampling import fused
+from triaxis.models.parts import Canvas, Layer, fill_of, rotate
+from triaxis.sampling import denoise, fused, graphs
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.graphs import switch_of
 from triaxis.sampling.schedule import Decode
@@ -34,15 +34,35 @@ def rotate_(x_BQN: Tensor, heads: int, head_width: int, cos: Tensor, sin: Tensor
     part.copy_(rotate(part.transpose(1, 2).clone(), cos, sin).transpose(1, 2))
 
 
-def swiglu(gate_up_BQF: Tensor) -> Tensor:
+def swiglu(gate_up_BQF: Tensor, out_BQF: Tensor) -> None:
     gate, up = gate_up_BQF.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    out_BQF.copy_(F.silu(gate) * up)
 
 
 def remember(k_BQGE: Tensor, v_BQGE: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor) -> None:
     index = places_BQ[:, None, :, None].expand(-1, k_BQGE.shape[2], -1, k_BQGE.shape[3])
     for stored, made in zip(kept, (k_BQGE, v_BQGE), strict=True):
         stored.scatter_(2, index, made.transpose(1, 2))
+
+
+def attend_packed(q_BKHE: Tensor, k_BLGE: Tensor, v_BLGE: Tensor, canvas: Canvas) -> Tensor:
+    """Row by row where rows are packed; flash attention is not to be had on a CPU."""
+    packed = canvas.packed
+    if packed is None:
+        return fused.attend(q_BKHE, k_BLGE, v_BLGE, canvas)
+    (_, asked, heads, width), starts = q_BKHE.shape, packed.starts.tolist()
+    ask = starts if asked == len(packed.rows_T) else [min(asked, i * (asked // (len(starts) - 2))) for i in range(99)]
+    out = torch.full((1, asked, heads, width), torch.nan)  # of what nobody computes
+    for i in range(len(starts) - 1):
+        assert starts[i + 1] - starts[i] <= packed.width
+        mine = slice(ask[i], ask[i + 1])
+        q, k, v = (
+            t.transpose(1, 2)
+            for t in (q_BKHE[:, mine], k_BLGE[:, starts[i] : starts[i + 1]], v_BLGE[:, starts[i] : starts[i + 1]])
+        )
+        if k.shape[2]:
+            out[:, mine] = F.scaled_dot_product_attention(q, k, v, enable_gqa=heads != k.shape[1]).transpose(1, 2)
+    return out.flatten(2)
 
 
 PLAIN: Any = SimpleNamespace(norm=norm, rotate_=rotate_, swiglu=swiglu, remember=remember)
@@ -54,10 +74,24 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 def in_few_kernels(network: Any) -> fused.Fused:
     """The network's layers through `Fused`, with plain operations in place of the kernels."""
-    run = fused.Fused.of(network, switch_of(network), PLAIN, fused.attend)
+    run = fused.Fused.of(network, switch_of(network), PLAIN, attend_packed)
     assert run is not None
     network.run_layer = run
     return run
+
+
+def packed(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> graphs.Graphs:
+    """The same, in steps on tensors of their own as a GPU's graphs are, with rows one after the other."""
+    made = graphs.Graphs(executor.checkpoint.network, BASE, None, lambda run, _: run)  # type: ignore[arg-type]
+
+    def of(network: Any, device: object, job: Any) -> graphs.Graphs:
+        made.network, made.d, made.body, made.switch = network, job.d, job.whole_step, switch_of(network)
+        if not isinstance(network.run_layer, fused.Fused):
+            in_few_kernels(network).packs = True
+        return made
+
+    monkeypatch.setattr(denoise, "_graphs", of)
+    return made
 
 
 def loaded() -> Executor:
@@ -110,6 +144,43 @@ def test_adapters_beside_products_give_the_same_tokens(adapters: Callable[[Execu
     assert alike[2].ids == plain[2].ids, "one factor for all rows"
     assert alike[0].ids != plain[0].ids, "adapters change tokens"
     assert all(torch.equal(p, weights[n]) for n, p in base.checkpoint.network.named_parameters())
+
+
+BASE = Decode(gen_length=24, block_length=8, steps=12)
+TEXTS = ("2+3", "What is 7 less 4?", "Tom has 3 pens and finds 4. How many pens are there?", "9-4", "5")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_rows_one_after_the_other_give_the_same_tokens(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight rows; as some leave, the seven that stay fill a graph of eight, of which one takes no tokens."""
+    executor = loaded()
+    texts = (*TEXTS, "Ann has 12 pens.", "7", "What is 3 more than 8?")
+    prompts = [executor.prompt_ids(text) for text in texts]
+    d = replace(BASE, temperature=temperature, stop="eos_block")
+    plain = executor.denoise(prompts, range(8), d)
+    assert len({r.forwards for r in plain}) > 1, "rows leave at different blocks"
+    made = packed(executor, monkeypatch)
+    found = executor.denoise(prompts, range(8), d)
+    assert [(r.ids, r.tokens, r.order) for r in found] == [(r.ids, r.tokens, r.order) for r in plain]
+    used = sum(len(p) + d.gen_length for p in prompts)
+    first = next(iter(made.made))
+    assert used <= first.packed < used + fill_of(used) < first.rows * first.width
+    assert all(form.packed for form in made.made if form.rows > 1)
+
+
+def test_packed_rows_have_adapters_of_their_own(
+    adapters: Callable[[Executor], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = loaded()
+    a, b = adapters(base)
+    specs = [f"{a}@last:2", "", f"{a}@all+{b}@first:1", f"{b}@all*0.5", f"{a}@all"]
+    executor = base.with_adapters("", *(s for s in specs if s))
+    prompts = [executor.prompt_ids(text) for text in TEXTS]
+    plain = executor.denoise(prompts, [0] * 5, BASE, specs)
+    made = packed(executor, monkeypatch)
+    assert [r.ids for r in executor.denoise(prompts, [0] * 5, BASE, specs)] == [r.ids for r in plain]
+    assert all(form.packed for form in made.made)
+    assert {form.gated for form in made.made} == {True}
 
 
 def test_two_networks_of_one_base_take_turns_beside_its_weights(adapters: Callable[[Executor], list[str]]) -> None:
@@ -180,7 +251,10 @@ for tables in ((cos[:3], sin[:3]), (cos[places][:, None], sin[places][:, None]),
     close(*both)
     assert not torch.equal(both[0], made) and torch.equal(both[0][..., 40:], made[..., 40:])
 h = torch.randn(2, 3, 60, generator=g)
-close(kernels.swiglu(h), PLAIN.swiglu(h))
+wide = [torch.zeros(2, 3, 34), torch.zeros(2, 3, 34)]
+for ops, out in zip((kernels, PLAIN), wide):
+    ops.swiglu(h, out[..., :30])
+close(*wide)
 k, v = torch.randn(2, 3, 10, 8, generator=g)[:, :, 5:].chunk(2)[0], torch.randn(2, 3, 5, 8, generator=g)
 k = torch.randn(2, 3, 10, 8, generator=g)[:, :, 5:]
 for layout in ((2, 5, 9, 8), (2, 9, 5, 8)):

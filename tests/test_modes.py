@@ -152,10 +152,10 @@ def test_graphed_steps_are_the_plain_ones(
     for a, b in zip(chain(*graphed), chain(*plain), strict=True):
         assert (a.ids, a.ended, a.forwards, a.tokens, a.order) == (b.ids, b.ended, b.forwards, b.tokens, b.order)
         assert a.chances == pytest.approx(b.chances, abs=1e-5)
-    sizes = {size for size, *_ in made[0].made}
+    sizes = {form.rows for form in made[0].made}
     assert 7 not in sizes
     assert 8 in sizes, "seven rows run as eight"
-    assert {width for _, width, *_ in made[0].made} >= {27, -56, 32}, "ragged ones with a mask"
+    assert {(f.width, f.padded) for f in made[0].made} >= {(27, False), (56, True), (32, False)}, "ragged ones padded"
     held = {k.untyped_storage().data_ptr() for m in made[0].memories.values() for k, _ in m.pairs}
     assert len(held) == (2 if d.cache == "dual" else 0), "one row's memory, then one that serves all"
 
@@ -194,7 +194,9 @@ def test_adapters_that_switch_are_graphed(
     assert [r.ids for r in found] == [r.ids for r in plain]
     base = tiny.denoise(prompts, [0] * 4, d)
     assert [r.ids for r in base] != [r.ids for r in plain[:4]], "the adapters do something"
-    assert {on for *_, on in made[0].made} == {True, False}, "a pass with all adapters off has a graph without them"
+    assert {form.gated for form in made[0].made} == {True, False}, (
+        "a pass with all adapters off has a graph without them"
+    )
 
 
 def test_each_kind_of_pass_has_a_compiled_function_of_its_own(

@@ -149,12 +149,21 @@ def _remember(kept: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], places_BQ
             stored.index_put_(where, made)
 
 
+class Packed(NamedTuple):
+    """Rows that lie one after the other without padding, as one row of T tokens. GPU only (sampling/fused.py)."""
+
+    starts: Tensor  # (B + 2,) int32, where each row begins; what fills up the pass is a row of its own
+    rows_T: Tensor  # (T,) the row of each token; of what fills up, the last
+    width: int  # no row is longer
+
+
 class Canvas(NamedTuple):
     """What every layer needs to know of one pass.
 
     cos, sin: (Q, E) or (B, 1, Q, E). mask: bool, broadcasts over (B, H, Q, L), False where nobody may look; None:
     everyone sees everything. places_BQ: where the computed positions stand in the canvas; None: they are all of it.
     lengths_B: int32; where given, `mask` says no more than that rows are padded on the right to so many positions.
+    packed: the rows are in one; then cos and sin are (1, 1, T, E).
     """
 
     cos: Tensor
@@ -162,6 +171,7 @@ class Canvas(NamedTuple):
     mask: Tensor | None = None
     places_BQ: Tensor | None = None
     lengths_B: Tensor | None = None
+    packed: Packed | None = None
 
 
 def at_places(table: Tensor, select_BK: Tensor) -> Tensor:
@@ -179,16 +189,17 @@ class Layer(nn.Module):
     """
 
     parts: ClassVar[Mapping[str, str]]
-    # Weights of q, k, v (and of gate, up) in one tensor each, with ROOM_BESIDE more columns; those of the modules are
-    # views of it. Buffers, because whoever copies a module tree and shares its tensors then shares these too.
+    # Weights of q, k, v (of gate, up; of down) in one tensor each, with ROOM_BESIDE more columns; those of the modules
+    # are views of it. Buffers, because whoever copies a module tree and shares its tensors then shares these too.
     qkv: Tensor | None
     qkv_bias: Tensor | None
     gate_up: Tensor | None
+    down: Tensor | None
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        for name in ("qkv", "qkv_bias", "gate_up"):
+        for name in ("qkv", "qkv_bias", "gate_up", "down"):
             self.register_buffer(name, None, persistent=False)
 
     def part(self, role: str) -> nn.Module:
@@ -239,10 +250,12 @@ class Layer(nn.Module):
             self.qkv, self.qkv_bias = _fused([cast(nn.Linear, self.part(r)) for r in "qkv"])
         if "gate" in self.parts and self.plain("gate", "up"):
             self.gate_up, _ = _fused([cast(nn.Linear, self.part(r)) for r in ("gate", "up")])
+        if "down" in self.parts and self.plain("down"):
+            self.down, _ = _fused([cast(nn.Linear, self.part("down"))])
 
     def unfuse(self) -> None:
         """Forget the fused tensors; the modules keep their weights."""
-        self.qkv = self.qkv_bias = self.gate_up = None
+        self.qkv = self.qkv_bias = self.gate_up = self.down = None
 
     def _heads(self, x: Tensor, heads: int, norm: str) -> Tensor:
         split = x.reshape(*x.shape[:-1], heads, self.shape.head_width)
@@ -295,6 +308,11 @@ def _fused(modules: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
                 m.bias = nn.Parameter(bias[start:end], requires_grad=False)
             start = end
     return weight, bias
+
+
+def fill_of(tokens: int) -> int:
+    """The grain that numbers of packed tokens are filled up to: at most a thirty-second."""
+    return max(32, 1 << max(0, tokens.bit_length() - 6))
 
 
 RunLayer = Callable[[Layer, Tensor, Canvas, Tensor | None, tuple[Tensor, Tensor] | None], Tensor]
@@ -365,7 +383,7 @@ class Decoder(nn.Module):
 
     def hidden(
         self, ids_BL: Tensor, valid: Tensor | None = None, select_BK: Tensor | None = None,
-        memory: Memory | None = None, places_BQ: Tensor | None = None,
+        memory: Memory | None = None, places_BQ: Tensor | None = None, packed: int = 0,
     ) -> Tensor:  # fmt: skip
         """Normed final states, (B, L, D), or (B, K, D) at the canvas positions `select_BK`.
 
@@ -375,7 +393,13 @@ class Decoder(nn.Module):
         memory: keys and values are written there. places_BQ: compute those positions only (consecutive in each row,
         the selected ones among them) and take the rest from `memory`, which a pass without places has filled.
         A network that shifts its logits is given the positions whose logits are wanted, and takes the states before.
+        packed: compute so many tokens, at least those that the rows have together, in place of the padded canvas; with
+        lengths and a selection only, and with layers that can (`packs`).
         """
+        if packed:
+            assert valid is not None
+            assert select_BK is not None
+            return self._hidden_packed(ids_BL, valid, select_BK, packed)
         cos, sin = self.tables(ids_BL.shape[1], ids_BL.device)
         if places_BQ is not None:
             ids, cos, sin = ids_BL.gather(1, places_BQ), cos[places_BQ][:, None], sin[places_BQ][:, None]
@@ -389,14 +413,35 @@ class Decoder(nn.Module):
         spots = None if select_BK is None else (select_BK - self.shape.shift).clamp(min=0)
         if spots is not None and places_BQ is not None:
             spots = spots - places_BQ[:, :1]
-        x, layers = self.embedding()(ids), list(self.layers())
-        for number, layer in enumerate(layers):
-            last = number == len(layers) - 1
-            x = self.run_layer(layer, x, canvas, spots if last else None, memory.pairs[number] if memory else None)
+        x = self._through(ids, canvas, spots, memory)
         if select_BK is None and self.shape.shift:
             x = torch.cat((x[:, :1], x[:, :-1]), dim=1)
         out: Tensor = self.final_norm()(x)
         return out
+
+    def _through(self, ids_BQ: Tensor, canvas: Canvas, spots_BK: Tensor | None, memory: Memory | None) -> Tensor:
+        """Embedding and layers; the last one at the spots only."""
+        x, layers = cast(Tensor, self.embedding()(ids_BQ)), list(self.layers())
+        for number, layer in enumerate(layers):
+            last = number == len(layers) - 1
+            x = self.run_layer(layer, x, canvas, spots_BK if last else None, memory.pairs[number] if memory else None)
+        return x
+
+    def _hidden_packed(self, ids_BL: Tensor, lengths_B: Tensor, select_BK: Tensor, tokens: int) -> Tensor:
+        """As `hidden` at the selected positions, (B, K, D), through one row of `tokens` tokens."""
+        (b, width), device = ids_BL.shape, ids_BL.device
+        starts = F.pad(lengths_B.cumsum(0), (1, 0))
+        token = torch.arange(tokens, device=device)
+        row = torch.searchsorted(starts[1:], token, right=True)
+        place = (token - starts[row]).clamp(max=width - 1)
+        row = row.clamp(max=b - 1)
+        cos, sin = (t[place][None, None] for t in self.tables(width, device))
+        ends = F.pad(starts, (0, 1), value=tokens).int()
+        canvas = Canvas(cos, sin, packed=Packed(ends, row, max(width, fill_of(tokens))))
+        spots = starts[:-1, None] + (select_BK - self.shape.shift).clamp(min=0)
+        x = self._through(ids_BL[row, place][None], canvas, spots.clamp(max=tokens - 1).view(1, -1), None)
+        out: Tensor = self.final_norm()(x)
+        return out.view(b, -1, out.shape[-1])
 
     def _mask(self, ids_BL: Tensor, valid_BL: Tensor | None, places_BQ: Tensor | None) -> Tensor | None:
         keys = None if valid_BL is None else valid_BL[:, None, None, :]

@@ -38,7 +38,7 @@ class Network(Protocol):
     def dtype(self) -> torch.dtype: ...
     def hidden(
         self, ids_BL: Tensor, valid: Tensor | None = None, select_BK: Tensor | None = None,
-        memory: Memory | None = None, places_BQ: Tensor | None = None,
+        memory: Memory | None = None, places_BQ: Tensor | None = None, packed: int = 0,
     ) -> Tensor: ...  # fmt: skip
     def head(self, hidden: Tensor) -> Tensor: ...
 
@@ -64,7 +64,8 @@ def _logits(network: Network, rows: Rows, select_BK: Tensor, d: Decode, mask_id:
     valid, canvas, select, places = (
         None if t is None else torch.cat(t)
         for t in (
-            None if rows.lengths is None else (rows.lengths, rows.lengths), (rows.canvas, blind), (select_BK, select_BK),
+            None if rows.lengths is None else (rows.lengths, rows.lengths),
+            (rows.canvas, blind), (select_BK, select_BK),
             None if places is None else (places, places),
         )
     )  # fmt: skip
@@ -325,7 +326,8 @@ class _Job:
         self, rows: Rows, span_BK: Tensor, count: Tensor, memory: Memory | None, places_BQ: Tensor | None
     ) -> None:
         """A step on tensors alone, in place: what a graph records."""
-        logits = self.network.head(self.network.hidden(rows.canvas, rows.lengths, span_BK, memory, places_BQ))
+        hidden = self.network.hidden(rows.canvas, rows.lengths, span_BK, memory, places_BQ, rows.packed)
+        logits = self.network.head(hidden)
         rows.tokens += rows.end if places_BQ is None else places_BQ.shape[1]
         self.commit(rows, span_BK, logits, count)
 

@@ -6,9 +6,10 @@ The layer of models/parts.py with the same arithmetic, laid out for a large batc
   end in the residual stream add onto it as they write, so the sum costs no pass of its own and is rounded once;
 - norm, rotation and SwiGLU are Triton kernels (kernels.py); rows padded on the right go through flash attention by
   their lengths, which a mask would forbid;
-- adapters that are on cost little: for q, k, v and gate, up their low-rank part is the tail of a slightly longer
-  product, [x, g A x] [W, B]^T. B lies in columns kept free beside W; W itself is never written. For the two products
-  that end in the residual stream it is a product of its own onto the same sum.
+- rows of unlike length lie one after the other without padding (`Decoder.hidden`, packed);
+- adapters that are on cost little: their low-rank part is the tail of a slightly longer product, [x, g A x] [W, B]^T.
+  B lies in columns kept free beside W; W itself is never written. Only attention's output, whose tensor is not ours,
+  has a product of its own for them, onto the same sum.
 
 Layers that are not of this kind (experts, norms of heads, quantised weights) run as before; `Fused.of` says which are.
 Knows nothing of denoising. B rows, Q positions computed, T = B Q, D width, N outputs, R ranks, A adapters, H heads,
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triaxis.models.adapters import LoraLinear, Switch
-from triaxis.models.parts import ROOM_BESIDE, Canvas, Decoder, Layer, RMSNorm, RunLayer, at_places
+from triaxis.models.parts import ROOM_BESIDE, Canvas, Decoder, Layer, Packed, RMSNorm, RunLayer, at_places
 
 _EVEN = 8  # ranks are filled up to a multiple of this: rows of a product begin at multiples of 16 bytes
 
@@ -37,7 +38,7 @@ class Operations(Protocol):
 
     def norm(self, x_TD: Tensor, weight: Tensor, eps: float, out_TD: Tensor) -> None: ...
     def rotate_(self, x_BQN: Tensor, heads: int, head_width: int, cos: Tensor, sin: Tensor) -> None: ...
-    def swiglu(self, gate_up_BQF: Tensor) -> Tensor: ...
+    def swiglu(self, gate_up_BQF: Tensor, out_BQF: Tensor) -> None: ...
     def remember(self, k_BQGE: Tensor, v_BQGE: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor) -> None: ...
 
 
@@ -70,16 +71,16 @@ class Side:
         ranks += [0] * fill
         return cls(down, up, torch.tensor(ranks, device=down.device), tuple(ranks))
 
-    def low(self, x_BQD: Tensor, factors_BR: Tensor, out_BQR: Tensor | None = None) -> Tensor:
+    def low(self, x_BQD: Tensor, factors: Tensor, out_BQR: Tensor | None = None) -> Tensor:
         """(B, Q, R), the low-rank part of the product's input, each rank times its factor."""
-        return torch.mul(F.linear(x_BQD, self.down), factors_BR[:, None], out=out_BQR)
+        return torch.mul(F.linear(x_BQD, self.down), factors, out=out_BQR)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """One layer's, as its products use them."""
 
-    qkv: Tensor  # (N, D + ROOM_BESIDE), as are those of gate and up
+    qkv: Tensor  # (N, inputs + ROOM_BESIDE), as are those of gate and up, and of down
     bias: Tensor | None
     out: Tensor
     gate_up: Tensor
@@ -92,7 +93,7 @@ class Weights:
         """None for a layer of another kind."""
         if not {"q", "k", "v", "out", "gate", "up", "down"} <= set(layer.parts) or "q_norm" in layer.parts:
             return None
-        if layer.qkv is None or layer.gate_up is None or type(layer).feed is not Layer.feed:
+        if layer.qkv is None or layer.gate_up is None or layer.down is None or type(layer).feed is not Layer.feed:
             return None
         groups = {"qkv": "qkv", "out": ("out",), "gate_up": ("gate", "up"), "down": ("down",)}
         parts = {name: [layer.part(r) for r in roles] for name, roles in groups.items()}
@@ -100,18 +101,18 @@ class Weights:
             return None
         found = {name: Side.of(modules) for name, modules in parts.items()}
         sides = {name: side for name, side in found.items() if side is not None}
-        if any(len(sides[n].pattern) > ROOM_BESIDE for n in ("qkv", "gate_up") if n in sides):
+        if any(len(side.pattern) > ROOM_BESIDE for name, side in sides.items() if name != "out"):
             return None
-        for name, fused in (("qkv", layer.qkv), ("gate_up", layer.gate_up)):
+        for name, fused in (("qkv", layer.qkv), ("gate_up", layer.gate_up), ("down", layer.down)):
             if _base(parts[name][0]).weight.data_ptr() != fused.data_ptr():  # it holds other weights than the modules
                 return None
         norms = layer.part("norm1"), layer.part("norm2")
         if not isinstance(norms[0], RMSNorm) or not isinstance(norms[1], RMSNorm):
             return None
-        out, down = (_base(parts[n][0]) for n in ("out", "down"))
-        if out.bias is not None or down.bias is not None:
+        if any(_base(m).bias is not None for n in ("out", "gate_up", "down") for m in parts[n]):
             return None
-        return cls(layer.qkv, layer.qkv_bias, out.weight, layer.gate_up, down.weight, (norms[0], norms[1]), sides)
+        out = _base(parts["out"][0]).weight
+        return cls(layer.qkv, layer.qkv_bias, out, layer.gate_up, layer.down, (norms[0], norms[1]), sides)
 
 
 def _base(module: nn.Module) -> nn.Linear:
@@ -136,8 +137,10 @@ class Fused:
     ) -> None:
         self.layers, self.switch, self.ops, self.attend = layers, switch, ops, attend
         self.first = next(iter(layers))
-        self.factors: dict[tuple[int, ...], Tensor] = {}  # (B, R), of the pass at work
+        self.packs = next(iter(layers.values())).out.dtype in HALVES  # whether `Decoder.hidden` may pack rows
+        self.factors: dict[tuple[tuple[int, ...], int], Tensor] = {}  # of the pass at work, as are the next two
         self.gates: Tensor | None = None
+        self.packed: Packed | None = None
 
     @classmethod
     def of(
@@ -155,7 +158,7 @@ class Fused:
         if not sides or _TENANTS.get(where) is self:
             return
         for w in self.layers.values():
-            for name, weight in (("qkv", w.qkv), ("gate_up", w.gate_up)):
+            for name, weight in (("qkv", w.qkv), ("gate_up", w.gate_up), ("down", w.down)):
                 if name in w.sides:
                     side = w.sides[name]
                     width = weight.shape[1] - ROOM_BESIDE
@@ -170,7 +173,7 @@ class Fused:
         if torch.is_grad_enabled():
             return layer.forward(x_BQD, canvas, select_BK, kept)
         if layer is self.first:
-            self._begin(x_BQD)
+            self._begin(x_BQD, canvas.packed)
         w, c = self.layers[layer], layer.shape
         h = self._normed(x_BQD, w, 0, "qkv")
         rest, q, k, v = x_BQD, *self._heads(c, w, h, canvas, select_BK)
@@ -185,15 +188,20 @@ class Fused:
         mask = canvas.mask
         if select_BK is not None and mask is not None and mask.shape[2] > 1:
             mask = at_places(mask.expand(len(select_BK), -1, -1, -1), select_BK)
-        self._onto(rest, self.attend(q, k, v, mask, canvas.lengths_B), w.out, w.sides.get("out"))
+        a = self.attend(q, k, v, canvas._replace(mask=mask))
+        flat = rest.view(-1, rest.shape[-1])
+        flat.addmm_(a.flatten(0, 1), w.out.T)
+        if (side := self._side(w, "out")) is not None:
+            flat.addmm_(side.low(a, self._factors(side, a.shape[1])).flatten(0, 1), side.up.T)
         h = self._normed(rest, w, 1, "gate_up")
         wide = F.linear(h, w.gate_up[:, : h.shape[-1]])
-        self._onto(rest, self.ops.swiglu(wide), w.down, w.sides.get("down"))
+        h = self._gated(wide, w)
+        flat.addmm_(h.flatten(0, 1), w.down[:, : h.shape[-1]].T)
         return rest
 
-    def _begin(self, x_BQD: Tensor) -> None:
+    def _begin(self, x_BQD: Tensor, packed: Packed | None) -> None:
         """The factors of the adapters for this pass, (B, A)."""
-        self.factors, self.gates = {}, None
+        self.factors, self.gates, self.packed = {}, None, packed
         if self.switch is None:
             return
         if self.switch.rows is not None:
@@ -206,21 +214,40 @@ class Fused:
             self.gates = self.gates.repeat(rows // len(self.gates), 1) if len(self.gates) < rows else self.gates
             self.gates = self.gates.to(x_BQD.dtype)
 
-    def _factors(self, side: Side) -> Tensor:
-        if side.pattern not in self.factors:
+    def _side(self, w: Weights, product: str) -> Side | None:
+        """The adapters beside a product, if any may be on in this pass."""
+        return None if self.gates is None else w.sides.get(product)
+
+    def _factors(self, side: Side, tokens: int) -> Tensor:
+        """Of each rank: (B, 1, R), or one a token where rows are packed, (1, T, R). tokens: of the product's input."""
+        if (side.pattern, tokens) not in self.factors:
             assert self.gates is not None
-            self.factors[side.pattern] = self.gates[:, side.ranks]
-        return self.factors[side.pattern]
+            found, packed = self.gates[:, side.ranks], self.packed
+            if packed is not None:  # the last layer's selected positions lie row by row, as many of each
+                whole = tokens == len(packed.rows_T)
+                found = found[packed.rows_T] if whole else found.repeat_interleave(tokens // len(found), 0)
+            self.factors[side.pattern, tokens] = found[:, None] if packed is None else found[None]
+        return self.factors[side.pattern, tokens]
 
     def _normed(self, x_BQD: Tensor, w: Weights, which: int, product: str) -> Tensor:
         """The normed input of a product, (B, Q, D), or (B, Q, D + R) with the low-rank part of adapters that are on."""
-        (b, q, width), norm = x_BQD.shape, w.norms[which]
-        side = w.sides.get(product) if self.gates is not None else None
-        out = x_BQD.new_empty(b, q, width + (len(side.pattern) if side else 0))
+        (b, q, width), norm, side = x_BQD.shape, w.norms[which], self._side(w, product)
+        out = x_BQD.new_empty(b, q, width + (0 if side is None else len(side.pattern)))
         self.ops.norm(x_BQD.flatten(0, 1), norm.weight, norm.eps, out.flatten(0, 1)[:, :width])
-        if side:
-            side.low(out[..., :width], self._factors(side), out[..., width:])
-        return out
+        return self._with_low(out, width, side)
+
+    def _gated(self, wide_BQF: Tensor, w: Weights) -> Tensor:
+        """The gated input of the last product, (B, Q, F), or (B, Q, F + R) in the same way."""
+        (b, q, both), side = wide_BQF.shape, self._side(w, "down")
+        out = wide_BQF.new_empty(b, q, both // 2 + (0 if side is None else len(side.pattern)))
+        self.ops.swiglu(wide_BQF, out[..., : both // 2])
+        return self._with_low(out, both // 2, side)
+
+    def _with_low(self, x_BQN: Tensor, width: int, side: Side | None) -> Tensor:
+        """`x_BQN` with the low-rank part of its first `width` columns in the others."""
+        if side is not None:
+            side.low(x_BQN[..., :width], self._factors(side, x_BQN.shape[1]), x_BQN[..., width:])
+        return x_BQN
 
     def _heads(
         self, c: Any, w: Weights, h: Tensor, canvas: Canvas, select_BK: Tensor | None
@@ -244,30 +271,32 @@ class Fused:
         split = [t.view(*t.shape[:-1], -1, c.head_width) for t in (q, k, v)]
         return split[0], split[1], split[2]
 
-    def _onto(self, rest_BQD: Tensor, x_BQN: Tensor, weight_DN: Tensor, side: Side | None) -> None:
-        """rest += x W^T, and the adapters' part, in place."""
-        rest = rest_BQD.view(-1, rest_BQD.shape[-1])
-        rest.addmm_(x_BQN.flatten(0, 1), weight_DN.T)
-        if side is not None and self.gates is not None:
-            rest.addmm_(side.low(x_BQN, self._factors(side)).flatten(0, 1), side.up.T)
+
+HALVES = (torch.bfloat16, torch.float16)  # what flash attention takes
 
 
-def attend(q_BKHE: Tensor, k_BLGE: Tensor, v_BLGE: Tensor, mask: Tensor | None, lengths_B: Tensor | None) -> Tensor:
-    """Attention over tokens laid out row by row, (B, K, H * E). lengths_B: int32, of rows padded on the right.
+def attend(q_BKHE: Tensor, k_BLGE: Tensor, v_BLGE: Tensor, canvas: Canvas) -> Tensor:
+    """Attention over tokens laid out row by row, (B, K, H * E).
 
-    Flash attention takes no mask, but the number of keys of each row: of sequences of one length here.
+    Flash attention takes no mask. Rows padded on the right are sequences of one length with a number of keys each;
+    rows one after the other are sequences of their own lengths.
     """
-    b, asked, heads, width = q_BKHE.shape
-    if lengths_B is None or q_BKHE.dtype not in (torch.bfloat16, torch.float16):
+    (b, asked, heads, width), packed, device = q_BKHE.shape, canvas.packed, q_BKHE.device
+    if packed is not None:
+        ask = seen = packed.starts
+        if asked < len(packed.rows_T):  # the last layer's selected positions; none of what fills up
+            each = asked // (len(seen) - 2)
+            ask = (torch.arange(len(seen), dtype=torch.int32, device=device) * each).clamp(max=asked)
+        spans = (ask, seen, packed.width, packed.width)
+    elif canvas.lengths_B is not None and q_BKHE.dtype in HALVES:
+        starts = torch.arange(b + 1, dtype=torch.int32, device=device)
+        spans = (starts * asked, starts * k_BLGE.shape[1], asked, k_BLGE.shape[1])
+    else:
         q, k, v = (t.transpose(1, 2) for t in (q_BKHE, k_BLGE, v_BLGE))
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=heads != k.shape[1])
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=canvas.mask, enable_gqa=heads != k.shape[1])
         return a.transpose(1, 2).reshape(b, asked, heads * width)
-    seen = k_BLGE.shape[1]
-    starts = torch.arange(b + 1, dtype=torch.int32, device=q_BKHE.device)
-    flat = (t.flatten(0, 1) for t in (q_BKHE, k_BLGE, v_BLGE))  # copies memory that is laid out head by head
-    made = torch.ops.aten._flash_attention_forward(
-        *flat, starts * asked, starts * seen, asked, seen, 0.0, False, False, seqused_k=lengths_B
-    )
+    flat = (t.flatten(0, 1) for t in (q_BKHE, k_BLGE, v_BLGE))
+    made = torch.ops.aten._flash_attention_forward(*flat, *spans, 0.0, False, False, seqused_k=canvas.lengths_B)
     out: Tensor = made[0]
     return out.view(b, asked, heads * width)
 

@@ -1,10 +1,11 @@
 """A denoising step as one CUDA graph: launched once, no word from the host in between.
 
 Decoding at batch 1 to 16 is bound by launches, not by arithmetic, unless the whole step (trunk, head, noise,
-confidence, commitment) is one graph. One graph a (rows, width, kind of pass): rows are filled up to a few sizes, ragged
-widths to multiples of 8, so that a study needs a handful. A row's tokens do not depend on the filling: filled positions
-are masked, filled rows are thrown away. Layers run in few kernels (fused.py), those of another kind and the choice of
-tokens are compiled (Inductor); where that fails, the same code runs uncompiled, and a warning says so.
+confidence, commitment) is one graph. One graph a form (`Form`): rows are filled up to a few numbers, rows of unlike
+length lie one after the other without padding and their tokens are filled up by a thirty-second, so that a study needs
+a handful. A row's tokens do not depend on the filling: filled positions are seen by none, filled rows are thrown away.
+Layers run in few kernels (fused.py), those of another kind and the choice of tokens are compiled (Inductor); where that
+fails, the same code runs uncompiled, and a warning says so.
 
 What is graphed: a fixed schedule, bidirectional networks, no guidance. Adapters that switch are graphed too: which are
 on is a tensor, one factor a row and adapter, written before each replay; a pass with all off has a graph without
@@ -19,14 +20,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from triaxis.models.adapters import Gate, LoraLinear, Switch
-from triaxis.models.parts import Canvas, Decoder, Layer, Memory
+from triaxis.models.parts import Canvas, Decoder, Layer, Memory, fill_of
 from triaxis.sampling.fused import Fused, fused_layers
 from triaxis.sampling.noise import with_noise
 from triaxis.sampling.rows import Rows
@@ -36,7 +37,19 @@ SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 1
 VERSIONS = 64  # of one compiled function
 ROOM = 256  # a shared memory is made for widths up to the next multiple of this
 WIDTH = 8  # widths of ragged canvases are multiples of this
+PACKED_WIDTH = 64  # and of those whose rows lie one after the other: there it costs nothing
 _STATE = ("canvas", "prompt", "end", "keys", "forwards", "tokens", "order", "chances")
+
+
+class Form(NamedTuple):
+    """What steps must have in common to be one graph."""
+
+    rows: int  # filled up
+    width: int  # filled up
+    padded: bool
+    packed: int  # tokens of a pass where rows lie one after the other, filled up; 0: they do not
+    kind: str  # "full": the whole canvas, whatever the cache; else the cache's name
+    gated: bool  # adapters may be on
 
 
 @dataclass(slots=True)
@@ -62,7 +75,7 @@ class Graphs:
     body: Body  # a whole step on tensors, in place
     record: Callable[[Callable[[], None], Graphs], Callable[[], None]]  # makes something to replay of something to run
     switch: Switch | None = None  # of the adapters mounted on the network
-    made: dict[tuple[int, int, str, bool], Graphed] = field(default_factory=dict)
+    made: dict[Form, Graphed] = field(default_factory=dict)
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
     sent: dict[Gate, Tensor] = field(default_factory=dict)  # factors of the adapters on the device, (1, A)
     flat: Tensor | None = None  # what the memories are parts of
@@ -74,14 +87,10 @@ class Graphs:
         full: compute the whole canvas; else what the cache does not hold.
         """
         gates = self._gates(len(rows.at), span_BK.device)
-        size = next((s for s in SIZES if s >= len(rows.at)), len(rows.at))
-        width = rows.canvas.shape[1]  # rows of one length: no mask, and nothing to fill up
-        if rows.valid is not None:
-            width = -(-(-width // WIDTH) * WIDTH)  # minus: with a mask
-        key = (size, width, "full" if full else self.d.cache, gates is not None)
-        graphed = self.made.get(key)
+        form = self._form(rows, "full" if full else self.d.cache, gates is not None)
+        graphed = self.made.get(form)
         if graphed is None:
-            graphed = self.made[key] = self._capture(rows, span_BK, key, gates)
+            graphed = self.made[form] = self._capture(rows, span_BK, form, gates)
         _load(graphed, rows, span_BK, count, gates)
         assert graphed.replay is not None
         if isinstance(self.network.run_layer, Fused):
@@ -92,17 +101,27 @@ class Graphs:
             value = getattr(graphed.rows, name)
             getattr(rows, name).copy_(value[:n, :length] if value.dim() == 2 else value[:n])
 
-    def _capture(
-        self, rows: Rows, span_BK: Tensor, key: tuple[int, int, str, bool], gates_BA: Tensor | None
-    ) -> Graphed:
-        size, width, kind, _ = key
-        graphed = _static(rows, span_BK, size, abs(width), masked=width < 0)
+    def _form(self, rows: Rows, kind: str, gated: bool) -> Form:
+        """Rows of one length are not filled up in width; others lie one after the other where layers take them so."""
+        size = next((s for s in SIZES if s >= len(rows.at)), len(rows.at))
+        run = self.network.run_layer
+        if not rows.padded:
+            return Form(size, rows.width, False, 0, kind, gated)
+        if kind != "none" or not (isinstance(run, Fused) and run.packs):
+            return Form(size, -(-rows.width // WIDTH) * WIDTH, True, 0, kind, gated)
+        tokens = sum(rows.ends)
+        fill = fill_of(tokens)
+        return Form(size, -(-rows.width // PACKED_WIDTH) * PACKED_WIDTH, True, -(-tokens // fill) * fill, kind, gated)
+
+    def _capture(self, rows: Rows, span_BK: Tensor, form: Form, gates_BA: Tensor | None) -> Graphed:
+        graphed = _static(rows, span_BK, form)
+        size, width, kind = form.rows, form.width, form.kind
         if gates_BA is not None:
             graphed.gates = torch.zeros((size, gates_BA.shape[1]), device=gates_BA.device)
         _load(graphed, rows, span_BK, 1, gates_BA)
         memory = None
         if self.d.cache != "none":
-            memory = self.memories.setdefault((size, abs(width)), self._memory(graphed.rows.canvas))
+            memory = self.memories.setdefault((size, width), self._memory(graphed.rows.canvas))
 
         def run() -> None:
             places = None if kind in ("full", "none") else self._places(graphed)
@@ -183,8 +202,9 @@ def cuda_graph(run: Callable[[], None], graphs: Graphs) -> Callable[[], None]:
     return replay
 
 
-def _static(rows: Rows, span_BK: Tensor, size: int, width: int, masked: bool) -> Graphed:
+def _static(rows: Rows, span_BK: Tensor, form: Form) -> Graphed:
     """Tensors of a graph's own, of the filled size."""
+    size, width = form.rows, form.width
 
     def like(t: Tensor) -> Tensor:
         return torch.zeros((size, width) if t.dim() == 2 else (size,), dtype=t.dtype, device=t.device)
@@ -193,13 +213,14 @@ def _static(rows: Rows, span_BK: Tensor, size: int, width: int, masked: bool) ->
     for name in _STATE:
         setattr(made, name, like(getattr(rows, name)))
     device = span_BK.device
-    made.valid = torch.zeros((size, width), dtype=torch.bool, device=device) if masked else None
+    made.ends = [0 if form.padded else width]  # of its rows the host knows no more than whether they are padded
+    made.packed = form.packed
     span = torch.zeros((size, span_BK.shape[1]), dtype=torch.long, device=device)
     return Graphed(made, span, torch.ones(1, dtype=torch.long, device=device))
 
 
 def _load(graphed: Graphed, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
-    """Copy the rows in; what fills the size up is the first row again."""
+    """Copy the rows in; what fills the size up is the first row again, without tokens where rows are packed."""
     if graphed.gates is not None and gates_BA is not None:
         graphed.gates[: len(gates_BA)].copy_(gates_BA)
         graphed.gates[len(gates_BA) :].copy_(gates_BA[:1].expand_as(graphed.gates[len(gates_BA) :]))
@@ -213,9 +234,8 @@ def _load(graphed: Graphed, rows: Rows, span_BK: Tensor, count: int, gates_BA: T
     graphed.span[:n].copy_(span_BK)
     graphed.span[n:].copy_(span_BK[:1].expand_as(graphed.span[n:]))
     graphed.count.fill_(count)
-    if graphed.rows.valid is not None:
-        place = torch.arange(graphed.rows.canvas.shape[1], device=span_BK.device)
-        graphed.rows.valid.copy_(place[None] < graphed.rows.end[:, None])
+    if graphed.rows.packed:  # what fills the size up takes no tokens
+        graphed.rows.end[n:] = 0
 
 
 # ---------------------------------------------------------------- which network and protocol

@@ -169,14 +169,14 @@ def _swiglu(x, out, x_row, out_row, WIDTH: tl.constexpr, SIZE: tl.constexpr):  #
     tl.store(out + row * out_row + lane, (gated * up).to(kind), mask=inside)
 
 
-def swiglu(gate_up_BQF: Tensor) -> Tensor:
-    """silu(gate) * up, (B, Q, F), of gate and up side by side, (B, Q, 2 F)."""
+def swiglu(gate_up_BQF: Tensor, out_BQF: Tensor) -> None:
+    """silu(gate) * up of gate and up side by side, (B, Q, 2 F), into (B, Q, F), whose rows may lie further apart."""
     b, q, both = gate_up_BQF.shape
     width = both // 2
-    out = torch.empty((b, q, width), dtype=gate_up_BQF.dtype, device=gate_up_BQF.device)
     size = min(2048, triton.next_power_of_2(width))
-    _swiglu[(b * q, triton.cdiv(width, size))](gate_up_BQF, out, gate_up_BQF.stride(1), width, WIDTH=width, SIZE=size)
-    return out
+    _swiglu[(b * q, triton.cdiv(width, size))](
+        gate_up_BQF, out_BQF, gate_up_BQF.stride(1), out_BQF.stride(1), WIDTH=width, SIZE=size
+    )
 
 
 @triton.jit  # type: ignore[untyped-decorator]

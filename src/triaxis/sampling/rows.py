@@ -50,31 +50,34 @@ class Rows:
     start: Tensor  # (B,) first position of the first block: the prompt's end, or before it where blocks are aligned
     first: Tensor  # (B,) first position of the block at work
     end: Tensor  # (B,) `ends`
-    valid: Tensor | None  # (B, L), None when nothing is padded
     keys: Tensor  # (B,) random stream keys
     forwards: Tensor  # (B,) passes taken part in
     tokens: Tensor  # (B,) positions those passes computed
     order: Tensor  # (B, L) step that committed each position, -1 before
     chances: Tensor  # (B, L) float32
+    packed: int = 0  # tokens that a pass computes where rows lie one after the other; 0: it computes the padded canvas
 
     @property
     def width(self) -> int:
         return self.canvas.shape[1]
 
     @property
+    def padded(self) -> bool:
+        return min(self.ends) < self.width
+
+    @property
     def lengths(self) -> Tensor | None:
         """(B,) canvas tokens of each row, what `Decoder.hidden` takes; None when nothing is padded."""
-        return None if self.valid is None else self.end
+        return self.end if self.padded else None
 
     def take(self, picked: Sequence[int]) -> Rows:
         """Those rows, as a copy."""
         index = torch.tensor(picked, dtype=torch.long, device=self.canvas.device)
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        values = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "packed")
         picked_of = {
-            name: [value[i] for i in picked] if isinstance(value, list) else None if value is None else value[index]
-            for name, value in values
+            name: [value[i] for i in picked] if isinstance(value, list) else value[index] for name, value in values
         }
-        return Rows(**picked_of)  # type: ignore[arg-type]
+        return Rows(**picked_of)
 
     def put(self, rows_B: Tensor, part: Rows) -> None:
         """Write back what a pass changed."""
@@ -85,26 +88,20 @@ class Rows:
         """These rows and those, on one width."""
         width = max(self.width, other.width)
         fill = {"canvas": mask_id, "order": -1, "chances": 0}
-        joined: dict[str, object] = {"valid": None}
+        joined: dict[str, object] = {}
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(other, f.name)
             if f.name in fill:
                 mine, theirs = (F.pad(t, (0, width - t.shape[1]), value=fill[f.name]) for t in (mine, theirs))
-            if f.name != "valid":
+            if f.name != "packed":
                 joined[f.name] = mine + theirs if isinstance(mine, list) else torch.cat((mine, theirs))
-        rows = Rows(**joined)  # type: ignore[arg-type]
-        rows.valid = _valid(rows.end, rows.ends, width)
-        return rows
+        return Rows(**joined)  # type: ignore[arg-type]
 
     def advance(self, over: Sequence[bool], k: int) -> None:
         """Those rows begin their next block of k tokens."""
         self.first += k if all(over) else k * torch.tensor(over, device=self.first.device)
         for place in (p for p, o in zip(self.at, over, strict=True) if o):
             place.block, place.step = place.block + 1, 0
-
-
-def _valid(end: Tensor, ends: Sequence[int], width: int) -> Tensor | None:
-    return None if min(ends) == width else torch.arange(width, device=end.device)[None] < end[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +130,7 @@ class Layout:
         lengths, start, end, key = torch.tensor([[*map(len, prompts)], starts, ends, keys], device=self.device)
         places = [Place(n, (e - s) // k) for n, s, e in zip(numbers, starts, ends, strict=True)]
         return Rows(
-            places, ends, canvas, lengths, start, start.clone(), end, _valid(end, ends, width), key,
+            places, ends, canvas, lengths, start, start.clone(), end, key,
             torch.zeros_like(end), torch.zeros_like(end), torch.full_like(canvas, -1),
             torch.zeros(canvas.shape, device=self.device),
         )  # fmt: skip
