@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -17,6 +20,7 @@ from triaxis.report import render, words
 from triaxis.report.answer import answers
 from triaxis.report.load import schema
 from triaxis.report.markdown import markdown
+from triaxis.report.page import commands
 from triaxis.report.sections import every_effect
 from triaxis.report.terminal import print_summary
 
@@ -72,6 +76,28 @@ def test_parts_are_there_where_their_data_is(preset: Path) -> None:
         assert p["name"] in text
     for c in ((axes["diversity"] or {"changes": {}})["changes"]).values():
         assert c["reason"] in text
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_page_recompute_its_effects(tmp_path: Path) -> None:
+    """Each command is run as it stands; what it prints is on the page, and every paired effect is printed by one."""
+    summary = write_study(tmp_path, 40)
+    protocol = json.loads((tmp_path / "protocol.json").read_text(encoding="utf-8"))
+    printed = []
+    for command in (c for found in commands(summary, protocol).values() for c in found):
+        argv = [str(tmp_path) + w.removeprefix("DIR") if w.startswith("DIR") else w for w in shlex.split(command)[1:]]
+        program = [sys.executable, "-c", "from triaxis.cli import main; main()", *argv, "--json"]
+        said = json.loads(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
+        printed += said.get("effects", [said])
+    axes = summary["axes"]
+    planners = axes["trust"]["planners"]
+    shown = [*axes["brittleness"]["effects"], *axes["diversity"]["effects"]]
+    shown += [p[key] for p in planners for key in ("content", "scaffold", "net", "gold_lift") if p[key]]
+    shown += [e for p in planners for e in p["corruptions"].values()]
+    key = ("value", "low", "high", "p", "n", "gain", "loss")
+    on_page, by_command = ({tuple(round(e[k], 9) for k in key) for e in found} for found in (shown, printed))
+    assert len(on_page) > 15
+    assert by_command == on_page
 
 
 def test_the_answer_to_a_grid_names_its_cost_and_its_factors(tmp_path: Path) -> None:

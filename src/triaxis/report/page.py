@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,14 +92,26 @@ def commands(summary: Json, protocol: Json) -> dict[str, list[str]]:
     votes = {c["name"]: c.get("branches", 1) > 1 for c in protocol["conditions"]}
     adapted = summary["axes"].get("adapters", {"effects": ()})["effects"]
     pairs = [("adapters", e["against"], e["condition"]) for e in adapted]
-    own = next((c.get("adapter", "") for c in protocol["conditions"] if c.get("role") == "baseline"), "")
-    for c in protocol["conditions"]:
-        section = _SECTIONS.get(str(c.get("role", "")))
-        if section and c.get("against") and c.get("adapter", "") == own:
-            pairs.append((section, str(c["against"]), c["name"]))
-    for section, against, name in pairs:
+    for section, against, name in dict.fromkeys([*pairs, *_pairs(protocol["conditions"])]):
         groups[section].setdefault((against, votes.get(name, False)), []).append(name)
     return {name: [_compare(a, names, vote) for (a, vote), names in found.items()] for name, found in groups.items()}
+
+
+def _pairs(cards: Sequence[Json]) -> Iterator[tuple[str, str, str]]:
+    """(section, other arm, arm) of what cards compare, and of true plans with the bare question and the gold plan."""
+    base = next((c for c in cards if c.get("role") == "baseline"), {"name": ""})
+    same = [c for c in cards if c.get("adapter", "") == base.get("adapter", "")]
+    for c in same:
+        section = _SECTIONS.get(str(c.get("role", "")))
+        if section and c.get("against"):
+            yield section, str(c["against"]), c["name"]
+    true = [c for c in same if c.get("role") == "trust" and c.get("kind") == "true"]
+    for c in true if base["name"] else ():
+        yield "axis2", base["name"], c["name"]
+    gold = next((c["name"] for c in true if c.get("plan") == "gold"), None)
+    for c in true if gold else ():
+        if c["name"] != gold:
+            yield "axis2", c["name"], str(gold)
 
 
 def _compare(against: str, names: Sequence[str], vote: bool) -> str:
