@@ -46,6 +46,23 @@ def test_every_command_of_a_recipe_exists_with_its_options(script: str, family: 
     assert {words[words.index("--n") + 1] for words in said if "--n" in words} == {said[0][said[0].index("--n") + 1]}
 
 
+@pytest.mark.parametrize("machine", ["24gb", "80gb"])
+def test_the_recipe_of_a_machine_is_made_of_commands_that_exist(machine: str, tmp_path: Path) -> None:
+    known = {tuple(path.split()): c for path, c in commands(get_command(app))}
+    done = start("llada", machine, tmp_path, f'echo triaxis "$@" >> {tmp_path}/said')
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "said").read_text(encoding="utf-8").replace("--case 4-bit base, layers recomputed", "--case x")
+    said = [shlex.split(line) for line in lines.splitlines()]
+    for words in said:
+        path = next(p for p in sorted(known, key=len, reverse=True) if tuple(words[: len(p)]) == p)
+        known[path].make_context(" ".join(path), words[len(path) :], resilient_parsing=False)
+    trained = [w for w in said if w[1:3] in (["train", "prefix"], ["train", "trust"]) or w[1] == "distill"]
+    assert len(trained) == 4
+    assert all(("4bit" in w) == (machine == "24gb") for w in trained)
+    alone = start("llada", machine, tmp_path, f'echo triaxis "$@" >> {tmp_path}/cost', ONLY="cost")
+    assert (alone.returncode, (tmp_path / "cost").read_text().count("\n")) == (0, 4)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_another_family_is_refused_in_one_line(script: str, tmp_path: Path) -> None:
     done = start(script, "gpt", tmp_path, "exit 99")
