@@ -103,13 +103,18 @@ class Table:
         """Every measure of the branches by item, one summary a seed; ties of the vote are split uniformly."""
 
         def made() -> list[Diversity]:
-            answers, right, texts = self.answers(name), self.right(name), self.cells(name, self.columns.rows.text)
+            answers, right, twice = self.answers(name), self.right(name), self.duplicates(name)
             return [
-                replace(summary([row[s] for row in answers], right[:, s]), duplicates=_duplicates(texts[:, s]))
-                for s in self.by_seed(name)
+                replace(summary([row[s] for row in answers], right[:, s]), duplicates=repeated)
+                for s, repeated in zip(self.by_seed(name), twice, strict=True)
             ]
 
         return self.kept("summaries", name, made)
+
+    def duplicates(self, name: str) -> list[Floats | None]:
+        """Share of an item's branches that repeat the text of an earlier one, (items,) for each seed."""
+        texts = self.cells(name, self.columns.rows.text)
+        return [_duplicates(texts[:, s]) for s in self.by_seed(name)]
 
     def outcome(self, name: str) -> Floats:
         """(items,): what the condition answers in the end: its vote where it has branches, else its score."""

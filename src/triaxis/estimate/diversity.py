@@ -18,7 +18,7 @@ both right and wrong) is a ValueError that names the item.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import comb, log
 from types import MappingProxyType
@@ -248,6 +248,22 @@ def summary(
     texts: Sequence[Sequence[str]] | None = None,
 ) -> Diversity:
     """All measures of K branches an item. `rule`, `key`, `weights` are those of `vote` and touch it alone."""
+    if key is None and weights is None and texts is None and len(answers) > 1:
+        firsts, where = alike(answers, right)
+        marks = grades(right)
+        try:
+            found = _summary([answers[i] for i in firsts], marks[firsts], rule=rule)
+        except ValueError:
+            tallies(answers, right)  # says it with the number of the item
+            raise
+        return _again(found, answers, firsts, where)
+    found = _summary(answers, right, rule=rule, key=key, weights=weights)
+    return found if texts is None or found.branches == 1 else replace(found, duplicates=duplicate_rate(texts))
+
+
+def _summary(
+    answers: Answers, right: ArrayLike, *, rule: str, key: ArrayLike | None = None, weights: ArrayLike | None = None
+) -> Diversity:
     ballot = vote(answers, right, rule=rule, key=key, weights=weights)
     marks = grades(right)
     several = marks.shape[1] > 1
@@ -263,8 +279,41 @@ def summary(
         all_equal=all_equal(answers).astype(np.float64) if several else None,
         pass_at_k=pass_curve(right),
         maj_at_k=maj_curve(answers, right),
-        duplicates=duplicate_rate(texts) if several and texts is not None else None,
     )
+
+
+def alike(answers: Answers, right: ArrayLike) -> tuple[list[int], Ints]:
+    """(firsts, where): the first item of each pattern, and which pattern each item has.
+
+    Items are alike if their branches are equal, right and unreadable at the same places; every measure here is the
+    same for them but the winner's name. Five branches have some hundred patterns, however many items there are.
+    """
+    known: dict[tuple[object, ...], int] = {}
+    firsts: list[int] = []
+    where = np.empty(len(answers), dtype=np.int64)
+    for item, (row, marks) in enumerate(zip(answers, grades(right).tolist(), strict=False)):
+        names: dict[str, int] = {"": 0}
+        pattern = (*[names.setdefault(a, len(names)) for a in row], *marks)
+        where[item] = known.setdefault(pattern, len(known))
+        if len(known) > len(firsts):
+            firsts.append(item)
+    return firsts, where
+
+
+def _again(d: Diversity, answers: Answers, firsts: Sequence[int], where: Ints) -> Diversity:
+    """The measures of patterns for every item that has them."""
+    places = [answers[i].index(w) if w else -1 for i, w in zip(firsts, d.vote.winner, strict=True)]
+    chosen = [places[k] for k in where.tolist()]
+    winner = tuple("" if at < 0 else row[at] for row, at in zip(answers, chosen, strict=True))
+    score, low, high, _, tie, margin = d.vote
+    ballot = Vote(score[where], low[where], high[where], winner, tie[where], margin[where])
+    plain = {
+        name: None if x is None else x[where]
+        for name in ("per_branch", "oracle", "unreadable", "entropy", "disagreement", "all_equal", "pass_at_k")
+        for x in [getattr(d, name)]
+    }
+    unique, majority = UniqueAnswers(*(x[where] for x in d.unique)), Majority(*(x[where] for x in d.maj_at_k))
+    return Diversity(branches=d.branches, vote=ballot, unique=unique, maj_at_k=majority, **plain)  # type: ignore[arg-type]
 
 
 class Metric(NamedTuple):

@@ -87,7 +87,7 @@ def _duplicates(t: Table, name: str) -> Floats | None:
     if name not in t.conditions or t.branches(name) < 2:
         return None
 
-    found = [d.duplicates for d in t.summaries(name) if d.duplicates is not None]
+    found = [x for x in t.duplicates(name) if x is not None]
     return np.asarray(np.mean(np.stack(found), axis=0), dtype=np.float64)
 
 
