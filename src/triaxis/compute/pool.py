@@ -46,9 +46,9 @@ class _Slot:
 
 @dataclass(slots=True)
 class Counts:
-    """What happened in a pool."""
+    """What happened in a pool. seconds: what each chunk took, from the handing out to the result."""
 
-    chunks: int = 0
+    seconds: list[float] = field(default_factory=list)
     deaths: int = 0
     splits: int = 0
     restarts: int = 0
@@ -161,9 +161,9 @@ class Pool:
         elif isinstance(event, Failure):
             self._failed(slot, event)
         elif slot.at is not None:
-            self._results.append(Done(slot.at.chunk, event.values, time.monotonic() - slot.since))
+            self.counts.seconds.append(time.monotonic() - slot.since)
+            self._results.append(Done(slot.at.chunk, event.values, self.counts.seconds[-1]))
             slot.at, self._since = None, 0
-            self.counts.chunks += 1
 
     def _failed(self, slot: _Slot, event: Failure) -> None:
         if event.kind == "user":
