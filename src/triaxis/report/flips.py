@@ -23,6 +23,7 @@ from triaxis.report.words import clip, number
 from triaxis.store import GradeRow, PlanRow, Row
 
 FLAGS = ("tie", "unreadable", "truncated")  # a tied vote; a branch that could not be read; one cut by the canvas
+_VERDICTS = {code: str(name) for name, code in VERDICTS.items()}
 LONGEST = 1500  # characters of any one text; its middle is left out beyond them
 
 
@@ -140,8 +141,15 @@ class Flips:
         words = self.columns.rows.words
         return list(words).index("") if "" in words else -1
 
-    def _rows(self, condition: str, item: str) -> Sequence[tuple[Row, GradeRow]]:
-        return self.fetch(self.columns.ids(self.places[condition][item]))
+    def _row(self, condition: str, item: str, which: int = 0) -> tuple[Row, GradeRow]:
+        at = self.places[condition][item].start + which
+        return self.fetch(self.columns.ids(slice(at, at + 1)))[0]
+
+    def _ballots(self, condition: str, item: str) -> list[tuple[str, str]]:
+        """(answer, verdict) of an item's rows."""
+        rows, at = self.columns.rows, self.places[condition][item]
+        codes = zip(rows.answer[at].tolist(), rows.verdict[at].tolist(), strict=True)
+        return [(rows.words[answer], _VERDICTS[verdict]) for answer, verdict in codes]
 
     def _pair(self, condition: str, against: str) -> Pair:
         new, old = self.scores[condition], self.scores[against]
@@ -164,7 +172,7 @@ class Flips:
 
     def _question(self, item: str, against: str) -> str:
         name = self.bare if item in self.places.get(self.bare, ()) else against
-        return self._rows(name, item)[0][0].prompt
+        return self._row(name, item)[0].prompt
 
     @cached_property
     def _flags(self) -> dict[str, dict[str, set[str]]]:
@@ -197,9 +205,10 @@ class Flips:
         return self._sides[key]
 
     def _side(self, condition: str, item: str, question: str) -> Side:
-        rows = self._rows(condition, item)
-        votes = _votes([grade for _, grade in rows]) if len(rows) > 1 else []
-        shown, grade = next((r, g) for r, g in rows if not votes or g.answer == votes[0][0])
+        ballots = self._ballots(condition, item)
+        votes = _votes(ballots) if len(ballots) > 1 else []
+        which = next(i for i, (answer, _) in enumerate(ballots) if not votes or answer == votes[0][0])
+        shown, grade = self._row(condition, item, which)
         plan = self.plans.get(shown.plan)
         before, found, after = shown.prompt.partition(question or "\0")
         return Side(
@@ -218,11 +227,11 @@ class Flips:
         )
 
 
-def _votes(grades: Sequence[GradeRow]) -> list[tuple[str, str, int]]:
+def _votes(ballots: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
     """(answer, verdict, branches), most voted first, unreadable last."""
     counts: dict[tuple[str, str], int] = {}
-    for g in grades:
-        counts[g.answer, g.verdict] = counts.get((g.answer, g.verdict), 0) + 1
+    for ballot in ballots:
+        counts[ballot] = counts.get(ballot, 0) + 1
     ordered = sorted(counts.items(), key=lambda c: (c[0][0] == "", -c[1]))
     return [(answer, verdict, count) for (answer, verdict), count in ordered]
 
