@@ -411,3 +411,21 @@ def test_what_cannot_be_split_is_refused(
         message = r"batch=6 does not split into 8 equal parts \(accumulate=2, processes=4\)"
     with pytest.raises(UserError, match=message):
         fit(tiny, replace(SMALL, **changes), data, tmp_path, sharded=sharded)
+
+
+@pytest.mark.slow
+def test_the_command_shares_its_training_over_processes(tmp_path: Path) -> None:
+    """Started twice by torchrun, `train prefix` gives what one process gives that computes two parts of a step."""
+    command = [str(Path(sys.executable).with_name("triaxis")), "train", "prefix", "--items", "8", "--n", "4"]
+    command += ["--no-control", "--conditions", "none,hint", "--device", "cpu"]
+    command += [x for s in ("steps=4", "batch=4", "warmup=0") for x in ("--set", s)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    made = {}
+    for name, launch, parts in (("one", [], 2), ("two", [*TWO, "--"], 1)):
+        given = ["--out", str(tmp_path / name), "--set", f"accumulate={parts}", "--json"]
+        done = subprocess.run([*launch, *command, *given], env=environment, timeout=500, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        made[name] = json.loads(done.stdout)
+    one, two = (weights(tmp_path / n / "adapters" / "prefix-s0") for n in made)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert made["one"]["kind"] == made["two"]["kind"] == "prefix"

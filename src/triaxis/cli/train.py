@@ -69,6 +69,8 @@ def _train(
     )  # fmt: skip
     with Bar() as bar:
         found = run_repair(wanted, out, bar)
+    if not found:  # not the first of several processes
+        return
     if json_:
         print_json(found)
     else:

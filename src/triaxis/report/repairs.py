@@ -51,10 +51,27 @@ class Repair:
 
 
 def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, Any]:
-    """Train, measure and compare in `out`; the comparison, also written there as repair.json and repair.md."""
-    prepare(r, out)
+    """Train, measure and compare in `out`; the comparison, also written there as repair.json and repair.md.
+
+    Processes started together by `accelerate launch` or `torchrun` share the training; the first one does the rest, and
+    the others return nothing.
+    """
+    from triaxis.models.load import find_device
+    from triaxis.train.runners import own_device, runner_on, started
+
+    device = own_device(find_device(r.device))
+    runner = runner_on(device)
+    r = replace(r, device=str(device)) if started() > 1 else r
+    if runner.main:
+        prepare(r, out)
+    runner.wait()
     for seed in r.seeds:
         train(r, out, seed, progress)
+    return _measured(r, out, progress) if runner.main else {}
+
+
+def _measured(r: Repair, out: Path, progress: Progress) -> dict[str, Any]:
+    """The studies of what was trained, and their comparison."""
     for folder, study in studies(r, out).items():
         if not (folder / "rows.sqlite").exists():
             lend(out / "before", folder)
@@ -77,7 +94,9 @@ def train(r: Repair, out: Path, seed: int, progress: Progress = silent) -> None:
 
 def train_one(r: Repair, kind: str, out: Path, seed: int, progress: Progress = silent) -> Path:
     """One adapter or its control, as its folder. Kinds and seeds may be trained side by side after `prepare`."""
-    executor, plans = _executor(r), out / f"plans-s{seed}" / kind
+    from triaxis.train.runners import rank
+
+    executor, plans = _executor(r), out / f"plans-s{seed}" / f"{kind}{f'-p{rank()}' if rank() else ''}"
     if not plans.exists():  # a store has one writer at a time
         shutil.copytree(out / "plans" / kind, plans)
     folder = out / "adapters" / f"{kind}-s{seed}"

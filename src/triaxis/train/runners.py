@@ -74,6 +74,11 @@ def started() -> int:
     return int(environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Which of them this one is."""
+    return int(environ.get("RANK", "0"))
+
+
 def own_device(device: torch.device) -> torch.device:
     """The device of this process: with several, each has a GPU of its own."""
     if device.type == "cuda" and started() > 1:
