@@ -249,8 +249,8 @@ class Store:
             raise UserError(f"{self.path}: its count of {table} is damaged; {_repair(self.path)}") from None
 
     def row_ids(self) -> set[str]:
-        """Ids of all rows present."""
-        return {id for (id,) in self.ask("SELECT id FROM rows")}
+        """Ids of all rows present. Of the rows and not of their index: by a damaged entry a row would be made twice."""
+        return {id for (id,) in self.ask("SELECT id FROM rows NOT INDEXED")}
 
     def rows(self, condition: str | None = None) -> list[Row]:
         """All rows, or those of one condition, ordered by condition, item, seed and branch."""

@@ -7,6 +7,7 @@ it anew in any folder that holds rows.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
@@ -138,11 +139,17 @@ def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON by replacing the file in one move. UserError where the folder is sealed or the disk refuses."""
+    """Write JSON by replacing the file in one move, on the disk before it has its name: a power cut leaves the old one.
+
+    UserError where the folder is sealed or the disk refuses.
+    """
     refuse_sealed(path.parent)
     scratch = path.with_suffix(".partial")
     try:
-        scratch.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        with scratch.open("w", encoding="utf-8") as f:
+            f.write(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
         scratch.replace(path)
     except OSError as e:
         raise UserError(f"{path}: cannot write ({e.strerror}); rows already written are safe") from None

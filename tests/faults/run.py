@@ -1,0 +1,110 @@
+"""Faults, caused many times: `python tests/faults/run.py --rounds N [--only NAME,...] [--seed S] [--json FILE]`.
+
+Every round runs a small study with the shipped models, breaks something, looks at every row that had been
+acknowledged, resumes, and compares rows, plans, grades and summary with an undisturbed run. Prints a table; exits 1
+where anything was lost, doubled, changed, unreported or unclear. What a fault needs (root, strace) and lacks here is
+said, and the fault is not counted. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+import disks
+import kinds
+from endpoint_server import serving
+from lab import STUDY, Count, Hung, Lab, fresh, gone, undisturbed
+
+COLUMNS = ("injected", "missed", "acknowledged", "checked", "lost", "doubled", "changed", "silent", "unclear")
+
+
+def faults(names: list[str] | None) -> Iterator[tuple[str, Callable[[Lab], None], str]]:
+    """(name, fault, what it lacks here)."""
+    known: dict[str, Callable[[Lab], None]] = {**kinds.FAULTS, **disks.FAULTS, "endpoint": kinds.endpoint}
+    for name in names or known:
+        if name not in known:
+            sys.exit(f"no fault named {name!r}; known: {', '.join(known)}")
+        yield name, known[name], disks.lacking(name)
+
+
+@contextmanager
+def prepared(
+    name: str, fault: Callable[..., None], home: Path
+) -> Iterator[tuple[Callable[[Lab], None], dict[str, Any]]]:
+    """The fault, with the study it runs and that study's undisturbed run."""
+    if name != "endpoint":
+        whole = home / "study"
+        yield fault, {"study": STUDY, "whole": whole if whole.exists() else undisturbed(STUDY, home)}
+        return
+    with serving() as server:
+        study, place = kinds.endpoint_study(server), fresh("endpoint-whole")
+        yield partial(fault, server=server), {"study": study, "whole": undisturbed(study, place)}
+        gone(place)
+
+
+def rounds(name: str, fault: Callable[..., None], n: int, seed: int, home: Path) -> Count:
+    """n rounds of one fault."""
+    count, began = Count(), time.monotonic()
+    with prepared(name, fault, home) as (one, common):
+        for k in range(n):
+            place = fresh("round")
+            try:
+                one(Lab(place, random.Random(f"{seed}/{name}/{k}"), count, **common))
+            except (Hung, Exception) as e:
+                count.unclear += 1
+                count.said[f"round {k}: {type(e).__name__}: {e}"[:300]] += 1
+                traceback.print_exc()
+            finally:
+                gone(place)
+    count.seconds = time.monotonic() - began
+    return count
+
+
+def table(counts: dict[str, Count]) -> str:
+    """The counts as Markdown, with their sum."""
+    total = [sum(getattr(c, x) for c in counts.values()) for x in COLUMNS]
+    lines = ["| fault | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    lines += [f"| {name} | " + " | ".join(f"{getattr(c, x):,}" for x in COLUMNS) + " |" for name, c in counts.items()]
+    return "\n".join([*lines, "| **all** | " + " | ".join(f"{x:,}" for x in total) + " |"]) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="of every fault")
+    parser.add_argument("--only", help="names of faults, separated by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the counts and what was said there")
+    args = parser.parse_args(argv)
+    counts: dict[str, Count] = {}
+    home = fresh("whole")
+    for name, fault, lacks in faults(args.only.split(",") if args.only else None):
+        if lacks:
+            print(f"{name}: not run here: {lacks}", flush=True)
+            continue
+        counts[name] = c = rounds(name, fault, args.rounds, args.seed, home)
+        told = ", ".join(f"{k} {x}" for x in COLUMNS if (k := getattr(c, x)))
+        print(f"{name}: {told}; {c.seconds:.0f} s", flush=True)
+        for text, times in c.said.most_common(12):
+            print(f"    {times} x {text}", flush=True)
+    gone(home)
+    print("\n" + table(counts))
+    if args.json:
+        args.json.write_text(json.dumps({n: {**vars(c), "said": dict(c.said)} for n, c in counts.items()}, indent=1))
+    return int(any(c.bad for c in counts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
