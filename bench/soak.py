@@ -1,12 +1,13 @@
 """A soak test: studies killed at random, resumed and compared with runs that nobody disturbed, for an hour.
 
-    nice python bench/soak.py [--minutes 60] [--seed 0] [--n 30]
+    nice python bench/soak.py [--minutes 60] [--seed 0] [--n 20] [--workers 2]
 
 Every run is a process of its own, forked from one that has imported everything and computed nothing. It is ended by
 SIGKILL, SIGTERM, SIGINT, or stopped for a while and then killed, at moments drawn from the seed; now and then a second
 run is started on the same folder, which must be refused, and a reader holds the store open through the kill. After
 every end the rows that the run had acknowledged must be there, and none that was there before may have changed. A
-study that reached its end is compared with the undisturbed one: rows, plans, grades and summary. Prints a line a
+study that reached its end is compared with the undisturbed one: rows, plans, grades and summary. With
+--workers the rows are made by processes of the run, and workers are killed too: the run must go on. Prints a line a
 minute and one JSON object at the end; exit code 1 where anything was lost, doubled or different.
 """
 
@@ -31,6 +32,7 @@ from typing import Any
 
 import math_verify  # noqa: F401 - imported once, before the forks
 
+from triaxis.compute import Compute
 from triaxis.errors import UserError
 from triaxis.estimate import axes  # noqa: F401
 from triaxis.plans import bank  # noqa: F401
@@ -90,12 +92,14 @@ def start(task: Callable[[], object], log: Path) -> int:
         os._exit(code)
 
 
-def running(study: Study, folder: Path, acknowledged: Path) -> Callable[[], object]:
+def running(study: Study, folder: Path, acknowledged: Path, workers: int) -> Callable[[], object]:
     """The study's run, which writes down the id of every row once it is told that the row is stored."""
 
     def run() -> None:
         file = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        study.run(folder, seen=lambda arms, rows: os.write(file, "".join(f"{r.id}\n" for r in rows).encode()))
+        compute = Compute(kind="processes", workers=workers) if workers else None
+        study.run(folder, seen=lambda arms, rows: os.write(file, "".join(f"{r.id}\n" for r in rows).encode()),
+                  compute=compute)  # fmt: skip
 
     return run
 
@@ -123,6 +127,20 @@ def end(pid: int, how: str) -> int:
         code = ended(pid, 60)
     assert code is not None, f"process {pid} outlived SIGKILL"
     return code
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 # ---------------------------------------------------------------- what is there
@@ -182,6 +200,7 @@ class Soak:
     until: float
     rng: random.Random
     count: Count = field(default_factory=Count)
+    workers: int = 0
     said: float = 0.0
 
     def study(self, study: Study, name: str) -> None:
@@ -205,9 +224,11 @@ class Soak:
     def once(self, study: Study, folder: Path, name: str, took: float, before: dict[str, Held]) -> bool:
         """One run, disturbed; whether it came to its end by itself."""
         file = self.place / "acknowledged"
-        pid = start(running(study, folder, file), self.place / "log")
+        pid = start(running(study, folder, file, self.workers), self.place / "log")
         reader = start(lambda: reading(folder), self.place / "reader-log") if self.rng.random() < 0.2 else 0
         code = ended(pid, self.rng.uniform(0, 0.8 * took))
+        if code is None and self.workers and self.rng.random() < 0.6:
+            code = self.lose_workers(pid, took)
         self.count.done["runs"] += 1
         self.count.done["resumes"] += bool(before["rows"])
         if code is None and self.rng.random() < 0.1:
@@ -222,6 +243,19 @@ class Soak:
         self.count.check(code in (0, -9, -15, 130), f"{name}: a run ended with {code}: {self.log('log')}")
         self.look(name, before, held(folder), file)
         return code == 0
+
+    def lose_workers(self, pid: int, took: float) -> int | None:
+        """Kill one to three workers of a run, some time apart; its exit code where it ends meanwhile."""
+        for _ in range(self.rng.randint(1, 3)):
+            workers = [w for w in children(pid) if b"spawn_main" in command(w)]
+            if workers:
+                with suppress(ProcessLookupError):
+                    os.kill(self.rng.choice(workers), signal.SIGKILL)
+                    self.count.done["workers killed"] += 1
+            code = ended(pid, self.rng.uniform(0, 0.3 * took))
+            if code is not None:
+                return code
+        return None
 
     def second(self, study: Study, folder: Path, first: int) -> None:
         """Another run on a folder where one is at work: refused in one line, unless the first has ended meanwhile."""
@@ -248,7 +282,7 @@ class Soak:
 
     def log(self, name: str) -> str:
         path = self.place / name
-        return path.read_text() if path.exists() else "no message"
+        return path.read_text().strip().splitlines()[-1][:300] if path.exists() else "no message"
 
     def say(self) -> None:
         if time.monotonic() - self.said > 60:
@@ -270,9 +304,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n", type=int, default=20, help="items a study")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make the rows; 0: the run itself")
     a = parser.parse_args()
     began = time.monotonic()
-    soak = Soak(Path(tempfile.mkdtemp(prefix="triaxis-soak-")), began + 60 * a.minutes, random.Random(a.seed))
+    soak = Soak(
+        Path(tempfile.mkdtemp(prefix="triaxis-soak-")), began + 60 * a.minutes, random.Random(a.seed), workers=a.workers
+    )
     for at, study in enumerate(studies(a.n, a.seed)):
         if time.monotonic() >= soak.until:
             break
