@@ -188,7 +188,11 @@ def test_a_row_is_the_same_alone_and_in_a_running_batch(
         )  # fmt: skip
 
     free = rows(0, [], "canvas")
-    marks = [free[0].ids[1], free[3].ids[6]]
+
+    def blocks(mark: int) -> set[int]:  # where a row would end
+        return {r.ids.index(mark) // 4 if mark in r.ids else -1 for r in free}
+
+    marks = [max({t for r in free for t in r.ids}, key=lambda t: len(blocks(t)))]
     alone, running = rows(1, marks), rows(90, marks)
     assert [(r.ids, r.ended, r.forwards, r.tokens, r.order) for r in running] == [
         (r.ids, r.ended, r.forwards, r.tokens, r.order) for r in alone

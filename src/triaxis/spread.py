@@ -115,10 +115,11 @@ class Company:
     def _describe(self, spec: str, dtype: str | None, device: str | None) -> Executor:
         """The executor of the workers, and on which kind of device they run it."""
         from triaxis.models.load import describe_checkpoint
+        from triaxis.models.quantise import QUANTISED
         from triaxis.sampling.executor import Executor
 
-        if dtype == "4bit":
-            raise UserError("dtype '4bit' runs in one process; leave out --compute, or use bf16")
+        if dtype in QUANTISED:
+            raise UserError(f"dtype {dtype!r} runs in one process; leave out --compute, or use bf16")
         if device and ":" in device and not self.compute.devices and self.compute.kind != "ray":
             self.compute = replace(self.compute, devices=(device,))
         asked = (*self.compute.devices, device or "")[0]
@@ -126,8 +127,6 @@ class Company:
         self.stack.callback(self.backend.close)
         self.device = asked.partition(":")[0] or ("cuda" if self.backend.gpus() else "cpu")
         lookup("device", ROWS, self.device)
-        if self.device == "cuda" and not self.backend.gpus():
-            raise UserError(f"device {asked!r}: there are no GPUs for workers; use --device cpu")
         return Executor(describe_checkpoint(spec, dtype=dtype, kind=self.device))
 
     def _hire(self, cast: Cast) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triaxis.errors import UserError
+from triaxis.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from triaxis.compute import Compute
@@ -68,6 +68,16 @@ def numbers(text: str) -> tuple[int, ...]:
         raise UserError(
             f"--seed {text!r} is not a whole number or a comma-separated list of them, such as 0 or 0,1,2"
         ) from None
+
+
+def bits(dtype: str | None, quantize: str | None) -> str | None:
+    """--dtype and --quantize as one dtype."""
+    if quantize is None:
+        return dtype
+    lookup("number of bits", dict.fromkeys(("8bit", "4bit")), quantize)
+    if dtype not in (None, quantize):
+        raise UserError(f"--dtype {dtype} and --quantize {quantize} exclude each other; leave one out")
+    return quantize
 
 
 def settings(pairs: list[str]) -> dict[str, object]:

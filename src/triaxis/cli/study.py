@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from triaxis.cli import app, print_json
-from triaxis.cli.options import Address, Bar, Devices, PlannerWorkers, Where, Workers, compute, names, numbers, settings
+from triaxis.cli.options import (
+    Address,
+    Bar,
+    Devices,
+    PlannerWorkers,
+    Where,
+    Workers,
+    bits,
+    compute,
+    names,
+    numbers,
+    settings,
+)
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +68,9 @@ def diagnose(
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default: fp32 on a CPU, bf16 on a GPU.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="8bit, or 4bit (extra quantize): the layers' projections in so many bits.")
+    ] = None,
     prereg: Annotated[
         Path | None, typer.Option(help="Predictions (triaxis prereg new); their hash is stamped into the study.")
     ] = None,
@@ -88,7 +103,7 @@ def diagnose(
         "executor": executor, "planners": TINY_PLANNERS if planners is None else names(planners), "task": task, "n": n,
         "seeds": numbers(seed), "conditions": names(conditions),
         "decode": {**speed_settings(speed, executor, task), **settings(setting or [])},
-        "writing": settings(plan_setting or []), "device": device, "dtype": dtype, "adapter": adapter,
+        "writing": settings(plan_setting or []), "device": device, "dtype": bits(dtype, quantize), "adapter": adapter,
         "beside": bool(adapter) and not alone,
         "preset": preset, "stop_when": stop_when,
     }  # fmt: skip
@@ -114,7 +129,8 @@ def diagnose(
 
 def _given(context: typer.Context) -> dict[str, str]:
     """The settings typed on the command line: field of Study -> flag."""
-    fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing", "speed": "decode", "alone": "beside"}
+    fields = {"seed": "seeds", "setting": "decode", "plan_setting": "writing", "speed": "decode", "alone": "beside",
+              "quantize": "dtype"}  # fmt: skip
     typed = [p for p in context.command.params if _was_typed(context, str(p.name))]
     beside = (
         "out", "resume", "json_", "prereg", "rows_only", "price_per_hour", "dry_run", "compute_", "workers", "devices",

@@ -5,9 +5,8 @@ No remote code, no pickle: a folder with only .bin or .pt weights is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -19,12 +18,13 @@ from triaxis.models.card import FamilyCard, card_of
 from triaxis.models.decoder import DecoderConfig, DecoderNetwork
 from triaxis.models.folder import RANDOM, added_token, find_checkpoint, fingerprint, read_config, weight_files
 from triaxis.models.llada import LladaConfig, LladaNetwork
-from triaxis.models.random import fill_random
+from triaxis.models.quantise import QUANTISED, Place, quantised
+from triaxis.models.random import fill_random, put_plain
 
 _WHOLE = ("expert_bias",)  # stays float32: in bf16 a router's bias would choose other experts
 MODULES = 2048  # layers times experts that are built before the files are asked how many tensors they hold
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "4bit": torch.bfloat16}  # 4bit: of what is not quantised
-Place = Callable[[nn.Module, str, Tensor], None]
+# of what is not quantised
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, **dict.fromkeys(QUANTISED, torch.bfloat16)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,9 @@ def _names(paths: list[Path]) -> Iterator[str]:
             raise UserError(f"{path}: not a readable safetensors file ({e}); download it again") from None
 
 
-def _put(network: nn.Module, name: str, value: Tensor) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(network.get_submodule(parent), last, nn.Parameter(value, requires_grad=False))
-
-
 def fill(
     network: nn.Module, paths: list[Path], dtype: torch.dtype, device: torch.device, ignore: tuple[str, ...],
-    put: Place = _put,
+    put: Place = put_plain,
 ) -> None:  # fmt: skip
     """Move the checkpoint's tensors into a network built on the meta device, one at a time: no second copy in memory.
 
@@ -105,38 +100,6 @@ def fill(
     if missing:
         names = ", ".join(missing[:3])
         raise UserError(f"{folder}: {len(missing)} tensors are missing, such as {names}; download the checkpoint again")
-
-
-def four_bit(network: LladaNetwork | DecoderNetwork, where: str) -> Place:
-    """Puts the projections of a dense network's layers in as NF4 (QLoRA, arXiv:2305.14314), one at a time.
-
-    Embedding, norms and output layer stay as they are. UserError without bitsandbytes, or for a mixture of experts,
-    whose experts are no linear layers here.
-    """
-    try:
-        bnb = import_module("bitsandbytes").nn
-    except (ImportError, OSError, RuntimeError) as e:
-        raise UserError(f"dtype '4bit' needs bitsandbytes ({e}); run pip install 'triaxis[quantize]'") from None
-    if network.synchronises:
-        raise UserError(f"{where}: dtype '4bit' is for dense networks, not for a mixture of experts; use bf16")
-    parts = {id(m) for x in network.layers() for r in x.parts if isinstance(m := x.part(r), nn.Linear)}
-
-    def put(root: nn.Module, name: str, value: Tensor) -> None:
-        parent, _, last = name.rpartition(".")
-        old = root.get_submodule(parent)
-        if last != "weight" or id(old) not in parts or not isinstance(old, nn.Linear):
-            return _put(root, name, value)
-        with torch.device("meta"):
-            new = bnb.Linear4bit(
-                old.in_features, old.out_features, bias=old.bias is not None, compute_dtype=value.dtype,
-                quant_type="nf4",
-            )  # fmt: skip
-        new.weight = bnb.Params4bit(value, requires_grad=False, quant_type="nf4", module=new).to(value.device)
-        new.bias = old.bias
-        above, _, leaf = parent.rpartition(".")
-        setattr(root.get_submodule(above), leaf, new)
-
-    return put
 
 
 def find_device(name: str | None) -> torch.device:
@@ -186,14 +149,14 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a shipped executor, a checkpoint folder, or a hub id ("org/name" or "org/name@revision").
 
-    fp32 on a CPU and bf16 on a GPU unless `dtype` says; "4bit" (extra `quantize`) is another model, with another
-    fingerprint. family: a card's name, where config.json does not tell (it
-    counts before config.json).
+    fp32 on a CPU and bf16 on a GPU unless `dtype` says; "8bit" and "4bit" (extra `quantize`) are other models, with
+    other fingerprints (models/quantise.py). family: a card's name, where config.json does not tell (it counts before
+    config.json).
     """
     place = find_device(device)
     found, unneeded = _without_weights(spec, dtype, place.type, family)
     kind, network = _dtype(dtype, place.type), found.network
-    put = four_bit(network, spec) if kind == "4bit" else _put
+    put = quantised(network, kind, spec) if kind in QUANTISED else put_plain
     fields = read_config(found.folder)
     if RANDOM in fields:
         fill_random(network, _seed(fields, found.folder), DTYPES[kind], place)
@@ -202,7 +165,7 @@ def load_checkpoint(
     network.eval().requires_grad_(False)
     if place.type == "cuda":
         network.fuse()
-    return replace(found, fingerprint=found.fingerprint + ("-nf4" if kind == "4bit" else ""))
+    return replace(found, fingerprint=found.fingerprint + QUANTISED.get(kind, ""))
 
 
 def describe_checkpoint(
@@ -210,7 +173,7 @@ def describe_checkpoint(
 ) -> Checkpoint:
     """The checkpoint as workers elsewhere will load it, on devices of that kind ("cpu" or "cuda"), without its weights.
 
-    Everything that can be asked of it can be; it cannot run. Not for "4bit", whose parameters are counted otherwise.
+    Everything that can be asked of it can be; it cannot run. Not for "8bit" and "4bit", whose parameters are others.
     """
     found, _ = _without_weights(spec, dtype, kind, family)
     found.network.to(DTYPES[_dtype(dtype, kind)]).eval().requires_grad_(False)

@@ -439,6 +439,9 @@ def _open(folder: Path, shapes: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
     causal: Any = AutoModelForCausalLM
     options = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(str(folder), **options)
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if not isinstance(getattr(config, name, 1), int):
+            raise ValueError(f"{name}={getattr(config, name)!r} is no whole number")
     if not 0 < config.num_hidden_layers <= len(shapes):
         raise ValueError(f"num_hidden_layers={config.num_hidden_layers}, but the files hold {len(shapes)} tensors")
     with torch.device("meta"):

@@ -26,7 +26,7 @@ from triaxis.cost import Sizes, decode_flops
 from triaxis.errors import UserError, lookup
 from triaxis.models.adapters import Adapter, Mounted, Pair, mount
 from triaxis.models.llada import LladaConfig, LladaNetwork
-from triaxis.models.load import four_bit
+from triaxis.models.quantise import four_bit
 from triaxis.models.random import fill_random, put_plain
 from triaxis.sampling.denoise import denoise
 from triaxis.sampling.noise import stream_key

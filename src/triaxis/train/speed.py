@@ -29,7 +29,8 @@ from torch import nn
 from triaxis.cost import dollars, training_flops
 from triaxis.errors import UserError, lookup
 from triaxis.models.card import card
-from triaxis.models.load import Checkpoint, find_device, four_bit
+from triaxis.models.load import Checkpoint, find_device
+from triaxis.models.quantise import four_bit
 from triaxis.models.targets import choose
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.speed import SHAPES, ceiling, clock, random_network, say, sizes
