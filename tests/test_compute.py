@@ -15,8 +15,7 @@ from typing import Any
 import pool_work
 import pytest
 
-from triaxis.compute import Chunk, Compute, Crew, backend
-from triaxis.compute.on_ray import the_ray
+from triaxis.compute import Chunk, Compute, Crew, backend, on_ray
 from triaxis.compute.pool import AHEAD, Pool, WorkerFault
 from triaxis.compute.processes import visible
 from triaxis.errors import UserError
@@ -232,8 +231,11 @@ def test_on_ray_every_item_comes_back_whatever_dies(ray: Any, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_on_ray_errors_and_memory(ray: Any) -> None:
-    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="error")
+def test_on_ray_errors_and_memory(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "JOINING", 1.0)
+    ray.init(
+        address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="error"
+    )
     try:
         one = Compute(kind="ray", workers=1)
         with pool(one, pool_work.small_memory) as opened:
@@ -263,4 +265,4 @@ def test_a_cluster_that_is_not_there(address: str, message: str) -> None:
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'triaxis\[ray\]'"):
-        the_ray()
+        on_ray.the_ray()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from triaxis.errors import UserError, lookup
 
 KINDS = ("here", "processes", "ray")
+NO_GPUS = "there are no GPUs for workers here; use --device cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from triaxis.compute import Compute, Crew, Died, Event, Place, Worker, gpus_here
+from triaxis.compute import NO_GPUS, Compute, Crew, Died, Event, Place, Worker, gpus_here
 from triaxis.compute.work import answer, begin
+from triaxis.errors import UserError
 
 
 class Inline:
@@ -44,6 +45,8 @@ class Here:
         return gpus_here()
 
     def enlist(self, crews: Mapping[str, Crew]) -> dict[str, int]:
+        if any(c.gpu for c in crews.values()) and not self.gpus():
+            raise UserError(NO_GPUS)
         return dict.fromkeys(crews, 1)
 
     def start(self, crew: Crew, number: int) -> Worker:

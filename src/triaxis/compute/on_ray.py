@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -17,9 +18,10 @@ from triaxis.compute import Compute, Crew, Died, Event, Place, Worker
 from triaxis.compute.work import answer, begin
 from triaxis.errors import UserError
 
-CPU = 0.25  # of a core: what a GPU's worker asks for
+CPU = 0.25  # of a core, at most: what a worker asks for, so that those of a lost node find room on the others
 SHARE = 0.9  # of a GPU that an executor asks for where helpers need one too; they share the rest
 PATIENCE = 120.0  # seconds for Ray itself to answer
+JOINING = 60.0  # seconds that nodes may take to join the cluster
 
 
 def the_ray() -> Any:
@@ -89,7 +91,8 @@ def _reach(address: str) -> None:
 class OnRay:
     def __init__(self, compute: Compute) -> None:
         self.ray, self.compute = the_ray(), compute
-        self.cpu, self.sharing = CPU, False  # of a core that a worker asks for; whether helpers need GPUs too
+        self.cpu, self.threads = CPU, 1  # of a core that a worker asks for; that it may use
+        self.sharing = False  # whether helpers need GPUs too
         self.mine = not self.ray.is_initialized()
         if self.mine:
             self._connect()
@@ -109,12 +112,16 @@ class OnRay:
 
     def enlist(self, crews: Mapping[str, Crew]) -> dict[str, int]:
         """Actors without room would be waited for in vain: what the cluster has is held against what they ask for."""
-        cpus, gpu = float(self.ray.cluster_resources().get("CPU", 0)), any(c.gpu for c in crews.values() if c.main)
+        gpu = any(c.gpu for c in crews.values() if c.main)
+        until = time.monotonic() + JOINING
+        while gpu and self.gpus() < self.compute.workers and time.monotonic() < until:
+            time.sleep(1)
+        cpus = float(self.ray.cluster_resources().get("CPU", 0))
         main = self.compute.workers or max(1, self.gpus() if gpu else int(cpus))
         sizes = {role: main if c.main else self.compute.helpers for role, c in crews.items()}
         everyone = sum(sizes.values())
         self.sharing = any(c.gpu and not c.main for c in crews.values())
-        self.cpu = CPU if gpu else min(1.0, int(1000 * 0.9 * cpus / everyone) / 1000)
+        self.cpu, self.threads = min(CPU, int(900 * cpus / everyone) / 1000), max(1, int(cpus / everyone))
         if gpu and main > self.gpus():
             raise UserError(f"{main} workers with a GPU each, but the Ray cluster has {self.gpus()}; ask for fewer")
         if self.cpu < 0.001 or self.cpu * everyone > cpus:
@@ -128,7 +135,7 @@ class OnRay:
         if crew.gpu:
             helper = round((1 - SHARE) / self.compute.helpers, 3)
             options["num_gpus"] = helper if not crew.main else SHARE if self.sharing else 1
-        place = Place("cuda") if crew.gpu else Place("cpu", max(1, int(self.cpu)))
+        place = Place("cuda") if crew.gpu else Place("cpu", self.threads)
         return Remote(self.ray, options, crew, place)
 
     def wait(self, workers: Sequence[Worker], timeout: float) -> list[tuple[Worker, Event]]:

@@ -62,7 +62,7 @@ class Pool:
     """
 
     def __init__(
-        self, made: Backend, crews: Mapping[str, Crew], timeout: float = 3600.0, start_timeout: float = 3600.0
+        self, made: Backend, crews: Mapping[str, Crew], timeout: float = 3600.0, start_timeout: float = 1800.0
     ) -> None:
         self.backend, self.crews = made, crews
         self.timeout, self.start_timeout = timeout, start_timeout
@@ -147,11 +147,13 @@ class Pool:
 
     def _give_up_late(self) -> None:
         now = time.monotonic()
-        for slot in self._slots:
-            if (slot.at is not None or not slot.pid) and self._deadline(slot) <= now:
-                what = f"a chunk took longer than {self.timeout:g} s" if slot.pid else "it did not get ready in time"
-                slot.worker.kill()
-                self._lost(slot, what)
+        late = [s for s in self._slots if (s.at is not None or not s.pid) and self._deadline(s) <= now]
+        for slot in late:
+            if not any(s.pid for s in self._slots if s.role == slot.role):
+                raise UserError(f"no worker of {slot.role!r} got ready within {self.start_timeout:g} s; {SAFE}")
+            slot.worker.kill()
+            what = f"a chunk took longer than {self.timeout:g} s" if slot.pid else "it did not get ready in time"
+            self._lost(slot, what)
 
     def _take(self, slot: _Slot, event: Event) -> None:
         if isinstance(event, Ready):

@@ -15,7 +15,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
-from triaxis.compute import Compute, Crew, Died, Event, Place, Worker, gpus_here
+from triaxis.compute import NO_GPUS, Compute, Crew, Died, Event, Place, Worker, gpus_here
 from triaxis.compute.work import answer, begin
 from triaxis.errors import UserError
 
@@ -98,6 +98,8 @@ class Processes:
 
     def _devices(self) -> tuple[str, ...]:
         held = self.gpus()
+        if not held:
+            raise UserError(NO_GPUS)
         asked = tuple(d for d in self.compute.devices if d != "cuda") or tuple(f"cuda:{k}" for k in range(held))
         for name in asked:
             if int(name.partition(":")[2]) >= held:
