@@ -19,6 +19,7 @@ from triaxis.estimate import axes, prereg
 from triaxis.estimate.adapters import pairs
 from triaxis.registry.sights import sights
 from triaxis.report import render
+from triaxis.report.answer import adapted
 from triaxis.report.load import schema
 from triaxis.report.standing import published, scorecard
 from triaxis.report.terminal import print_summary
@@ -111,8 +112,22 @@ def test_arms_that_differ_in_the_adapter_alone_are_paired(preset: str, summary: 
     assert [e["name"] for e in summary["axes"]["brittleness"]["effects"]] == ["plan-empty"]
 
 
+def test_adapters_have_an_answer_of_their_own(summary: dict[str, Any]) -> None:
+    held = json.loads(json.dumps(summary))
+    found = held["axes"]["adapters"]
+    for e, verdict in zip(found["effects"], ("drop", "not resolved at this N", "drop"), strict=True):
+        e["effect"] |= {"verdict": verdict}
+    found["costs"][0]["change"] |= {"verdict": "lift"}
+    (answer,) = adapted(held)
+    assert (answer.anchor, answer.verdict) == ("adapters", "drop in 2 of 3")
+    assert answer.sentence.startswith("Of 3 arms with an adapter, 2 lose accuracy (largest: ")
+    assert "Of 1 effect of a scaffold or plan, all 1 " not in answer.sentence
+    assert "1 rises (plan-empty+prefix, " in answer.sentence
+
+
 def test_without_such_arms_there_is_no_such_part() -> None:
     found = summarise(*simulate(20, {}, conditions=("none", "hint")), {})
+    assert adapted(found) == []
     assert "adapters" not in found["axes"]
     assert "prereg" not in found
 

@@ -15,8 +15,12 @@ FEW_WARNINGS = 4  # about single conditions; more of them are folded
 
 
 class Answer(NamedTuple):
-    """One axis: its question, the answer as a sentence, its verdict in a few words and that verdict's kind."""
+    """One axis: its question, the answer as a sentence, its verdict in a few words and that verdict's kind.
 
+    `anchor`: the part of the page that holds the numbers.
+    """
+
+    anchor: str
     axis: str
     question: str
     sentence: str
@@ -32,6 +36,22 @@ def answers(summary: Mapping[str, Any]) -> list[Answer]:
         _content(axes["trust"]),
         _votes(axes["diversity"]),
     ]
+
+
+def adapted(summary: Mapping[str, Any]) -> list[Answer]:
+    """What adapters changed, where arms were run with and without one: one answer or none."""
+    found = summary["axes"].get("adapters")
+    if not found:
+        return []
+    effects = [{**e["effect"], "name": e["condition"]} for e in found["effects"]]
+    said = {"drop": "lose{s} accuracy", "lift": "gain{s} accuracy"}
+    text = f"Of {_count(effects, 'arm')} with an adapter, {_groups(effects, said)}."
+    changes = [{**c["change"], "name": c["condition"]} for c in found["costs"]]
+    if changes:
+        moved = _groups(changes, {"drop": "fall{s}", "lift": "rise{s}"})
+        text += f" Of {_count(changes, 'effect')} of a scaffold or plan, {moved}."
+    title = ("adapters", "Before and after", "What did the adapter change, each arm against itself without?")
+    return [Answer(*title, text, *_overall(effects))]
 
 
 def sorted_warnings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -58,7 +78,7 @@ def method_of(warning: str) -> str:
 
 
 def _shape(axis: Mapping[str, Any] | None, designs: Sequence[Mapping[str, Any]]) -> Answer:
-    title = ("Axis 1, brittleness", "What does a plan-shaped scaffold without content cost?")
+    title = ("axis1", "Axis 1, brittleness", "What does a plan-shaped scaffold without content cost?")
     said = {"drop": "cost{s} accuracy", "lift": "raise{s} it"}
     costs = [{**e, "name": f"grid {d['grid']}, {e['name']}"} for d in designs for e in d["cost"]]
     if axis is None and not costs:
@@ -80,7 +100,7 @@ def _shape(axis: Mapping[str, Any] | None, designs: Sequence[Mapping[str, Any]])
 
 
 def _content(axis: Mapping[str, Any] | None) -> Answer:
-    title = ("Axis 2, trust", "How much is the content of a plan used, once its shape is accounted for?")
+    title = ("axis2", "Axis 2, trust", "How much is the content of a plan used, once its shape is accounted for?")
     if axis is None:
         return _unmeasured(*title)
     effects = [{**p["content"], "name": p["planner"]} for p in axis["planners"]]
@@ -93,7 +113,7 @@ def _content(axis: Mapping[str, Any] | None) -> Answer:
 
 
 def _votes(axis: Mapping[str, Any] | None) -> Answer:
-    title = ("Axis 3, diversity", "Do sampled branches differ in a way that a vote can use?")
+    title = ("axis3", "Axis 3, diversity", "Do sampled branches differ in a way that a vote can use?")
     if axis is None:
         return _unmeasured(*title)
     useful = axis["useful"]
@@ -118,8 +138,8 @@ def known(change: Mapping[str, Any]) -> bool:
     return bool(change["verdict"] != "not resolved")
 
 
-def _unmeasured(axis: str, question: str) -> Answer:
-    return Answer(axis, question, "Not measured: none of its conditions was run.", "not measured", "open")
+def _unmeasured(anchor: str, axis: str, question: str) -> Answer:
+    return Answer(anchor, axis, question, "Not measured: none of its conditions was run.", "not measured", "open")
 
 
 def _count(effects: Sequence[Effect], noun: str) -> str:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from triaxis.report import sections, words
-from triaxis.report.answer import answers, method_of, sorted_warnings
+from triaxis.report.answer import adapted, answers, method_of, sorted_warnings
 from triaxis.report.browse import browse, shown_line
 from triaxis.report.embed import embedded, markup, read, script_hash
 from triaxis.report.flips import Flips
@@ -46,7 +46,7 @@ def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
     return engine.get_template("report.html.j2").render(
         title=f"{study['executor']} on {study['task']}",
         facts=_facts(study),
-        answers=answers(summary),
+        answers=[*answers(summary), *adapted(summary)],
         warnings=sorted_warnings(summary),
         **parts(summary),
         conditions=_conditions(summary, protocol),

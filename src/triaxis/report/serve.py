@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from triaxis.errors import UserError
 from triaxis.protocol import differences
 from triaxis.report import words
-from triaxis.report.answer import answers
+from triaxis.report.answer import adapted, answers
 from triaxis.report.embed import markup, read
 from triaxis.report.load import cards
 from triaxis.report.page import templates
@@ -154,7 +154,7 @@ def _line(number: int, folder: Path) -> dict[str, Any]:
         summary, _ = cards(folder)
     except UserError as e:
         return {**line, "wrong": str(e)}
-    return {**line, "study": summary["study"], "answers": answers(summary)}
+    return {**line, "study": summary["study"], "answers": [*answers(summary), *adapted(summary)]}
 
 
 def _title(page: Path | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from triaxis.report import words
-from triaxis.report.answer import Answer, answers, sorted_warnings
+from triaxis.report.answer import Answer, adapted, answers, sorted_warnings
 from triaxis.report.sections import failures, rate
 from triaxis.report.words import points, span
 
@@ -41,7 +41,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         _heading("Pipelines", console)
         _effects([(e["effect"]["name"], e["effect"]) for e in (*found["effects"], *found["matched"])], console)
     if found := axes.get("adapters"):
-        _heading("Before and after", console)
+        for answer in adapted(summary):
+            _answer(answer, console)
         both = [*(e["effect"] for e in found["effects"]), *(c["change"] for c in found["costs"])]
         _effects([(e["name"], e) for e in both], console)
     if found := summary.get("prereg"):
@@ -64,9 +65,13 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print()
 
 
-def _axis(answer: Answer, axis: Json | None, of: LinesOf, console: Console) -> None:
+def _answer(answer: Answer, console: Console) -> None:
     console.print()
     console.print(_text(answer.axis, "bold") + _text(f"  {answer.verdict}", _COLOUR[answer.kind]))
+
+
+def _axis(answer: Answer, axis: Json | None, of: LinesOf, console: Console) -> None:
+    _answer(answer, console)
     if axis is None:
         return
     lines, notes = of(axis)
