@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -106,6 +106,12 @@ def work(columns: Columns, protocol: Mapping[str, Any]) -> dict[str, int]:
     """Forwards and tokens of what ran: rows with one prompt and one random stream were sampled once and count once."""
     from triaxis.estimate.columns import once
 
+    ran = once(columns, protocols(protocol))
+    return {"forwards": int(columns.rows.forwards[ran].sum()), "tokens": int(columns.rows.tokens[ran].sum())}
+
+
+def protocols(protocol: Mapping[str, Any]) -> Callable[[str, int], tuple[str, bool]]:
+    """What a completion of (condition, branch) is made by, as text, and whether it draws random numbers."""
     base, cards = protocol["decode"], {c["name"]: c for c in protocol["conditions"]}
 
     @cache
@@ -116,8 +122,7 @@ def work(columns: Columns, protocol: Mapping[str, Any]) -> dict[str, int]:
         key = json.dumps([decode, c["writer"], c["adapter"], c["watch"]], sort_keys=True)
         return key, decode["temperature"] > 0 or decode["remasking"] == "random"
 
-    ran = once(columns, settings)
-    return {"forwards": int(columns.rows.forwards[ran].sum()), "tokens": int(columns.rows.tokens[ran].sum())}
+    return settings
 
 
 def _notes(protocol: Mapping[str, Any], n: int) -> Iterator[str]:

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point: run a command, turn a UserError into one line and exit code 2, Ctrl-C into one line and 130."""
     _no_unspeakable()
     try:
-        from triaxis.cli import bench, diversity, evidence, integrity, plans, serve, study, trace, train  # noqa: F401 - they register their commands
+        from triaxis.cli import bench, diversity, evidence, integrity, plans, serve, simulate, study, trace, train  # noqa: F401 - they register their commands
 
         code = app(args=argv, prog_name="triaxis", standalone_mode=False)
     except UserError as e:

@@ -77,7 +77,9 @@ def forecast(study: Study, price_per_hour: float | None = None) -> Forecast:
         items=study.n, rows=round(rows * scale), seconds=round(seconds, 1), forwards=round(forwards * scale),
         tokens=round(tokens * scale), flops=round(flops * scale), dollars=dollars(seconds, price_per_hour),
         memory_gb=_memory(opened),
-        calibration={"items": few, "rows": rows, "seconds": round(time.monotonic() - began, 1)},
+        calibration={
+            "items": few, "rows": rows, "seconds": round(time.monotonic() - began, 1), "loading": round(warm - began, 1)
+        },
     )  # fmt: skip
 
 
