@@ -22,14 +22,18 @@ from typing import NamedTuple
 from triaxis.study import Study
 
 SECTOR = 512
-CALLS = "openat,open,creat,close,write,pwrite64,pwritev,ftruncate,fsync,fdatasync,unlink,unlinkat,rename,renameat,renameat2,mkdir,lseek"
+CALLS = (
+    "openat,open,creat,close,write,pwrite64,pwritev,ftruncate,fsync,fdatasync,unlink,unlinkat,rename,renameat,renameat2,"
+    "mkdir,lseek"
+)
 PROGRAM = """
 import json, os, sys
 sys.path[:0] = {path!r}
 from lab import _run
 from triaxis.study import Study
 from pathlib import Path
-said = _run(Study.from_spec(json.loads({spec!r})), Path({out!r}), os.open({log!r}, os.O_WRONLY | os.O_CREAT), lambda: None, None)
+log = os.open({log!r}, os.O_WRONLY | os.O_CREAT)
+said = _run(Study.from_spec(json.loads({spec!r})), Path({out!r}), log, lambda: None, None)
 assert said == "done", said
 """
 
@@ -153,6 +157,8 @@ def recorded(study: Study, home: Path) -> Recorded:
 
 
 _CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)")
+_NAMING = ("openat", "open", "creat", "unlink", "unlinkat", "rename", "renameat", "renameat2")
+_STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _UNFINISHED = re.compile(r"^(\d+) +(\w+)\((.*) <unfinished \.\.\.>$")
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$")
 
@@ -183,9 +189,7 @@ def _operations(lines: list[str], out: str, log: str):  # type: ignore[no-untype
         if not m or int(m[3]) < 0:
             continue
         call, arguments, result = m[1], m[2], int(m[3])
-        strings = [_text(s).decode("utf-8", "replace") for s in re.findall(r'"((?:\\x[0-9a-f]{2})*)"', arguments)] if call in (
-            "openat", "open", "creat", "unlink", "unlinkat", "rename", "renameat", "renameat2", "mkdir",
-        ) else []  # fmt: skip
+        strings = [_text(s).decode("utf-8", "replace") for s in _STRING.findall(arguments)] if call in _NAMING else []
         if call in ("openat", "open", "creat"):
             places[result] = 0
             name = _below(strings[0], out)
@@ -223,7 +227,7 @@ def _on_descriptor(call: str, arguments: str, result: int, places: dict[int, int
     path = _text(path).decode("utf-8", "replace") if path.startswith("\\x") else path
     name = _below(path, out)
     if call == "write":
-        data = _text(re.match(r'"((?:\\x[0-9a-f]{2})*)"', rest)[1])[:result]  # type: ignore[index]
+        data = _text(_STRING.match(rest)[1])[:result]  # type: ignore[index]
         at = places.get(number, 0)
         places[number] = at + result
         if path == log:
@@ -242,4 +246,4 @@ def _on_descriptor(call: str, arguments: str, result: int, places: dict[int, int
     elif call == "ftruncate" and name is not None:
         yield Operation("length", name, int(rest.rpartition(", ")[2] or rest))
     elif call == "pwritev" and name is not None:
-        raise NotImplementedError("pwritev")
+        raise ValueError(f"{name} was written by pwritev, which is not read here")

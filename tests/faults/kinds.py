@@ -1,4 +1,4 @@
-"""Faults of processes, clocks, memory, second runs and endpoints. Each is one round: cause it, look, resume, look again.
+"""Faults of processes, clocks, memory, second runs and endpoints. A round: cause it, look, resume, look again.
 
 A fault takes a `Lab`. It says `lab.hit(False)` where it came too late to do anything, so that such a round is not
 counted as a fault.

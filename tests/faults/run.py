@@ -23,10 +23,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-import disks
-import kinds
-from endpoint_server import serving
-from lab import STUDY, Count, Hung, Lab, fresh, gone, undisturbed
+import disks  # noqa: E402
+import kinds  # noqa: E402
+from endpoint_server import serving  # noqa: E402
+from lab import STUDY, Count, Hung, Lab, fresh, gone, undisturbed  # noqa: E402
 
 COLUMNS = ("injected", "missed", "acknowledged", "checked", "lost", "doubled", "changed", "silent", "unclear")
 
