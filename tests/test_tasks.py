@@ -340,6 +340,24 @@ def _write(path: Path, *lines: str | bytes) -> str:
     return f"jsonl:{path}"
 
 
+def test_jsonl_items_for_training_are_in_no_evaluation(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"question": f"{k}?", "answer": k, "solution": "as asked", "split": s}
+        for k, s in enumerate(("train", "", "train"))
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    task = load_task(f"jsonl:{path}")
+    assert [i.id for i in task.items()] == ["mine-0002"]
+    assert {i.id for i in task.items(split="train")} == {"mine-0001", "mine-0003"}
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows[::2]))
+    with pytest.raises(UserError, match='no items but those with "split": "train"'):
+        load_task(f"jsonl:{path}")
+    path.write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(UserError, match="no split 'train'"):
+        load_task(f"jsonl:{path}").items(1, split="train")
+
+
 def test_jsonl(tmp_path: Path) -> None:
     spec = _write(
         tmp_path / "mine.jsonl",

@@ -19,7 +19,9 @@ training = typer.Typer(help="Train a repair adapter, judge it on all three axes,
 app.add_typer(training, name="train")
 
 Executor = Annotated[str, typer.Option(help="'tiny' or a checkpoint folder.")]
-Task = Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE; needs a train split with solutions.")]
+Task = Annotated[
+    str, typer.Option(help='gradeschool, gsm8k, or jsonl:FILE with "split": "train" on items that have a solution.')
+]
 Planners = Annotated[str | None, typer.Option(help="Comma-separated planners; default: the three tiny ones.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; running again goes on with it.")]
 Seeds = Annotated[str, typer.Option(help="Training seeds, such as 0,1,2,3,4.")]

@@ -1,7 +1,8 @@
 """`jsonl:FILE`: a user's own items, one JSON object a line, checked line by line before anything runs.
 
 Fields: question (or problem, prompt) and answer (or target), both required, the first name present counts;
-id, solution (or rationale) and steps if known; any other is ignored. An answer is text or a number, or a whole
+id, solution (or rationale) and steps if known; "split": "train" keeps an item for training adapters and out of every
+evaluation; any other is ignored. An answer is text or a number, or a whole
 GSM8K gold text "... #### 18", which is then split into answer, solution and steps. Knows nothing of models.
 """
 
@@ -28,29 +29,33 @@ SOLUTION: Final = ("solution", "rationale")
 
 
 def jsonl(path: str | Path) -> ListTask:
-    """The task of one file, with the one split "test". Its revision is the sha256 of the file's bytes.
+    """The task of one file. Its revision is the sha256 of the file's bytes.
 
-    Raises UserError "FILE:LINE: ..." at the first line that is not an item.
+    Its items are the split "test"; those that say so are the split "train", where there are any. Raises UserError
+    "FILE:LINE: ..." at the first line that is not an item.
     """
     path = Path(path)
     digest = hashlib.sha256()
-    items: list[Item] = []
+    items: dict[str, list[Item]] = {"test": [], "train": []}
     line_of: dict[str, int] = {}
     for at, raw in _lines(path):
         digest.update(raw)
         if not raw.removeprefix(b"\xef\xbb\xbf" if at == 1 else b"").strip():
             continue
         try:
-            item = _item(_parse(raw, first=at == 1), default_id=f"{path.stem}-{len(items) + 1:04d}")
+            row = _parse(raw, first=at == 1)
+            item = _item(row, default_id=f"{path.stem}-{len(line_of) + 1:04d}")
             if item.id in line_of:
                 raise UserError(f"id {item.id!r} is already that of line {line_of[item.id]}; ids must differ")
         except UserError as error:
             raise UserError(f"{path}:{at}: {error}") from None
         line_of[item.id] = at
-        items.append(item)
-    if not items:
-        raise UserError(f'{path} has no items; expected lines such as {{"question": "...", "answer": "42"}}')
-    return ListTask(f"jsonl:{path}", digest.hexdigest()[:12], {"test": lambda: items})
+        items["train" if row.get("split") == "train" else "test"].append(item)
+    if not items["test"]:
+        why = ' but those with "split": "train"' if items["train"] else ""
+        raise UserError(f'{path} has no items{why}; expected lines such as {{"question": "...", "answer": "42"}}')
+    splits = {name: (lambda found=found: found) for name, found in items.items() if found}
+    return ListTask(f"jsonl:{path}", digest.hexdigest()[:12], splits)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
