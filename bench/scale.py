@@ -7,9 +7,9 @@
 For each backend: workers are started and warmed up (every chunk once with few steps, on every worker: compiling and
 capturing is not timed), then the same rows are made by one worker, by all, and by all with one killed when half of the
 rows are there. Rows are compared whole. The weights are drawn on each worker from one seed; no weights touch a disk.
-Then what a larger machine would do, from parts measured here: chunks as long as those of this run, given out one after
-the other to whoever is free, and the driver's time for each, which no number of workers shares. Prints JSON; the table
-goes to stderr.
+Then what a larger machine would do, by the model of `triaxis simulate` from parts measured here: chunks as long as
+those of this run, given to whoever is free, and the driver's time, which no number of workers shares. Prints JSON; the
+table goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from heapq import heapreplace
 from pathlib import Path
 from typing import Any
 
 from triaxis.compute import Compute
 from triaxis.compute.pool import Pool
 from triaxis.errors import UserError
+from triaxis.estimate.scaling import Workload, predict, scaled
 from triaxis.jobs import silent
 from triaxis.models.random import write_random
 from triaxis.sampling.speed import SHAPES
@@ -59,7 +58,7 @@ name = "plan"
 template = "Plan: {plan}"
 """
 GPUS = (8, 64)  # predicted
-SHARE = 250_000  # rows of the study that is predicted
+ROWS = 250_000  # rows of the study that is predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Pass:
     seconds: float
     rows_per_second: float
     chunk_seconds: tuple[float, ...]
-    driver_seconds: float  # of the driver's processor, all of it
+    driver_seconds: float  # of the driver: its processor's, and those it waited for the disk
     deaths: int
 
     def plain(self) -> dict[str, Any]:
@@ -137,9 +136,20 @@ def measure(study: Study, out: Path, compute: Compute, a: argparse.Namespace) ->
         "ratio": round(many.rows_per_second / one.rows_per_second, 3),
         "identical": same == [len(rows)] * 2, "rows": len(rows), "equal_rows": same, "restarts": restart,
         "lost_or_doubled": len({r.id for r in rows} ^ {r.id for r in third}) + len(third) - len({r.id for r in third}),
-        "parts": parts(one, many, ready, len(rows), a.chunk),
-        "predicted": predictions(one, ready, many, sorted({1, a.workers, *a.gpus}), a.chunk),
+        "parts": parts(one, many, ready),
+        "predicted": predictions(one, many, ready, sorted({1, a.workers, *a.gpus}), a.chunk),
     }  # fmt: skip
+
+
+class Timed(Store):
+    """A store that knows how long its appends waited for the disk."""
+
+    waited = 0.0
+
+    def append(self, rows: Iterable[Any], **meta: str) -> None:
+        began, worked = time.perf_counter(), time.process_time()
+        super().append(rows, **meta)
+        self.waited += max(0.0, time.perf_counter() - began - (time.process_time() - worked))
 
 
 def warm_up(pool: Pool, s: OpenStudy, size: int) -> None:
@@ -171,14 +181,14 @@ def timed(
             with suppress(ProcessLookupError):
                 os.kill(killed[0], signal.SIGKILL)
 
-    with Store(path, write=True) as store:
+    with Timed(path, write=True) as store:
         began, worked = time.monotonic(), time.process_time()
         sampler(store, s.arms, progress, lambda *_: None)
         seconds, worked = time.monotonic() - began, time.process_time() - worked
         rows = store.rows()
     made = Pass(
         workers, len(killed), len(rows), round(seconds, 3), round(len(rows) / seconds, 3),
-        tuple(pool.counts.seconds[before:]), round(worked, 4), pool.counts.deaths - deaths,
+        tuple(pool.counts.seconds[before:]), round(worked + store.waited, 4), pool.counts.deaths - deaths,
     )  # fmt: skip
     say(f"{workers} workers{', one killed' if kill else ''}: {len(rows)} rows in {seconds:.2f} s")
     return made, rows
@@ -193,53 +203,39 @@ def equal(rows: Sequence[Row], others: Sequence[Row]) -> int:
 # ---------------------------------------------------------------- what a larger machine would do
 
 
-def parts(one: Pass, many: Pass, ready: float, rows: int, chunk: int) -> dict[str, float]:
+def parts(one: Pass, many: Pass, ready: float) -> dict[str, float]:
     """What a prediction is made of, in seconds."""
-    took = many.chunk_seconds
     return {
         "loading": round(ready, 2),
         "chunk_mean": round(statistics.mean(one.chunk_seconds), 4),
         "chunk_spread": round(statistics.pstdev(one.chunk_seconds), 4),
-        "driver_per_row": round(one.driver_seconds / rows, 6),
+        "driver_per_row": round(one.driver_seconds / one.rows, 6),
         "between_chunks": round(max(0.0, one.seconds - sum(one.chunk_seconds)) / len(one.chunk_seconds), 4),
-        "idle_at_the_end": round(max(0.0, many.workers * many.seconds - sum(took)), 3),
+        "idle_at_the_end": round(max(0.0, many.workers * many.seconds - sum(many.chunk_seconds)), 3),
     }  # fmt: skip
 
 
-def makespan(chunk_seconds: Sequence[float], driver: float, workers: int) -> float:
-    """Seconds until all chunks are done: each goes to the worker that is free first, and the driver, who lays it out
-    and stores its rows, does that for one chunk at a time."""
-    free, serial, end = [0.0] * workers, 0.0, 0.0
-    for seconds in chunk_seconds:
-        serial = max(serial, free[0]) + driver
-        done = serial + seconds
-        heapreplace(free, done)
-        end = max(end, done)
-    return end
+def predictions(one: Pass, many: Pass, ready: float, workers: Sequence[int], chunk: int) -> list[dict[str, Any]]:
+    """A quarter of a million rows on so many workers, as `triaxis simulate` does it from what one worker took here;
+    and this run's own passes, to hold the model against.
 
-
-def predictions(one: Pass, ready: float, many: Pass, workers: Sequence[int], chunk: int) -> list[dict[str, Any]]:
-    """A quarter of a million rows on so many workers; and this run's own passes, to hold the model against.
-
-    Chunks are drawn from those of the pass by one worker (which knows no neighbour); the driver's share of a chunk is
-    its processor time there. Assumed: workers on one machine do not slow each other, loading is as here for all at
-    once, nobody dies.
+    Chunks take the seconds of this run's chunks in turn, loading is as here for all at once, nobody dies.
     """
-    draw, count = random.Random(0), -(-SHARE // chunk)
-    drawn = [draw.choice(one.chunk_seconds) for _ in range(count)]
-    driver = one.driver_seconds / len(one.chunk_seconds)
-    alone = makespan(drawn, driver, 1)
-    found: list[dict[str, Any]] = []
+    each = statistics.mean(one.chunk_seconds)
+    here = Workload(
+        works=one.rows, seconds=sum(one.chunk_seconds), chunk=min(chunk, one.rows), noise=0.0,
+        shape=[s / each for s in one.chunk_seconds], appends=one.rows / one.driver_seconds,
+    )  # fmt: skip
+    far = replace(scaled(here, ROWS / one.rows), loading=ready)
+    alone, found = predict(far, 1).seconds - ready, []
     for n in workers:
-        seconds = makespan(drawn, driver, n)
-        line = {
-            "workers": n, "rows": SHARE, "hours": round((ready + seconds) / 3600, 3),
-            "rows_per_second": round(SHARE / seconds, 2), "ratio": round(alone / seconds, 2),
+        run = predict(far, n)
+        line: dict[str, Any] = {
+            "workers": n, "rows": ROWS, "hours": round(run.seconds / 3600, 3), "efficiency": round(run.efficiency, 3),
+            "ratio": round(alone / (run.seconds - ready), 2), "lost": {k: round(v, 4) for k, v in run.lost.items()},
         }  # fmt: skip
-        if n in (one.workers, many.workers):
-            measured = one if n == one.workers else many
-            model = makespan(one.chunk_seconds, driver, n)
-            line |= {"this_run": round(model, 3), "measured": measured.seconds}
+        for measured in (p for p in (one, many) if p.workers == n):
+            line |= {"this_run": round(predict(here, n).seconds, 3), "measured": measured.seconds}
         found.append(line)
     return found
 

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -323,3 +325,24 @@ def test_killing_a_worker_and_a_node_of_ray_loses_and_doubles_nothing(
     assert pools[-1].counts.deaths >= 2
     assert contents(tmp_path) == contents(whole)
     assert len(seen) == len(set(seen)) == len(contents(whole)[0])
+
+
+# ---------------------------------------------------------------- the bench
+
+
+@pytest.mark.slow
+def test_the_bench_of_scale_says_what_it_measured() -> None:
+    script = Path(__file__).resolve().parents[1] / "bench" / "scale.py"
+    options = {"shape": "small", "items": 2, "steps": 4, "chunk": 2, "device": "cpu", "gpus": 8}
+    command = [sys.executable, str(script), *(f"--{k}={v}" for k, v in options.items())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["processes"]
+    assert found["identical"]
+    assert (found["rows"], found["equal_rows"], found["lost_or_doubled"], found["restarts"]) == (8, [8, 8], 0, 1)
+    assert [(p["workers"], p["killed"], p["deaths"]) for p in found["passes"]] == [(1, 0, 0), (2, 0, 0), (2, 1, 1)]
+    assert [p["workers"] for p in found["predicted"]] == [1, 2, 8]
+    ratios = [p["ratio"] for p in found["predicted"]]
+    assert ratios == sorted(ratios)
+    assert ratios[0] == 1
+    assert found["predicted"][0]["this_run"] == pytest.approx(found["predicted"][0]["measured"], rel=0.3)
