@@ -126,9 +126,11 @@ def wait(started: Sequence[tuple[str, subprocess.Popen[bytes]]]) -> None:
 
 
 def planners(a: argparse.Namespace) -> tuple[str, ...]:
+    """The original and its copy tuned on plans, as far as they were made."""
     from triaxis.train import small
 
-    return (str(a.out / small.SOURCE), str(a.out / small.TUNED))
+    folders = (a.out / n for n in (small.SOURCE, small.TUNED))
+    return tuple(str(f) for f in folders if (f / "model.safetensors").is_file())
 
 
 def executor(a: argparse.Namespace) -> str:
@@ -362,7 +364,17 @@ def write(a: argparse.Namespace) -> None:
             parts.append(f"## Consensus distillation on {r.task}, label {label}\n\n{distilled.markdown(told)}")
     (a.out / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     (a.out / "card.md").write_text("\n".join(card(a.out, found)) + "\n", encoding="utf-8")
+    if a.page:
+        for name in ("card", "tables"):
+            put(a.page, name, (a.out / f"{name}.md").read_text(encoding="utf-8"))
     say(f"written: {a.out / 'tables.md'}, {a.out / 'card.md'}")
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Replace what stands between a page's marks of that name."""
+    head, rest = page.read_text(encoding="utf-8").split(f"<!-- {name}:begin -->")
+    tail = rest.split(f"<!-- {name}:end -->")[1]
+    page.write_text(f"{head}<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->{tail}", encoding="utf-8")
 
 
 def card(out: Path, found: Mapping[str, Any]) -> Iterator[str]:
@@ -402,7 +414,10 @@ def write_json(path: Path, content: Any) -> None:
 def everything(a: argparse.Namespace) -> None:
     """All stages; those after eval side by side, because each alone leaves a GPU waiting for the host."""
     prepare(a)
-    train(a)
+    try:
+        train(a)
+    except SystemExit as e:  # without the planner's copy there is still a study
+        say(str(e))
     timed("eval", a)
     started = []
     for stage in SIDE_BY_SIDE:
@@ -447,6 +462,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, help="test items, in place of the scale's")
     parser.add_argument("--items", type=int, help="training items of the distillation, in place of the scale's")
     parser.add_argument("--processes", type=int, default=4, help="of the stage prefix, side by side")
+    parser.add_argument("--page", type=Path, help="write: also put card and tables between this page's marks")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="train: layers uncompiled")
     a = parser.parse_args()
     a.size = SCALES[a.scale]
