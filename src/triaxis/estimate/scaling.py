@@ -135,24 +135,25 @@ def _released(load: Workload) -> list[float]:
 
 
 class Table(NamedTuple):
-    """Runs by number of workers, and the most workers at which each of LEVELS still holds (None: not even one)."""
+    """Runs by number of workers, and up to how many workers each of LEVELS holds before it fails for the first time
+    (None: not even on one). It may hold again beyond, where the last round of chunks happens to be full."""
 
     runs: tuple[Run, ...]
     holds: dict[float, int | None]
 
 
 def table(load: Workload, counts: Sequence[int] = COUNTS, seed: int = 0) -> Table:
-    """Runs on all these numbers of workers. holds is looked for between 1 and the largest of them, by bisection."""
+    """Runs on all these numbers of workers. holds: among COUNTS up to the largest of them, then by bisection."""
     runs = tuple(predict(load, w, seed) for w in sorted(set(counts)))
     return Table(runs, {level: _most(load, level, runs[-1].workers, seed) for level in LEVELS})
 
 
 def _most(load: Workload, level: float, most: int, seed: int) -> int | None:
-    if predict(load, most, seed).efficiency >= level:
-        return most
-    if predict(load, 1, seed).efficiency < level:
-        return None
-    holds, fails = 1, most
+    tried = [w for w in COUNTS if w < most] + [most]
+    fails = next((w for w in tried if predict(load, w, seed).efficiency < level), None)
+    if fails is None or fails == 1:
+        return most if fails is None else None
+    holds = max(w for w in tried if w < fails)
     while fails - holds > 1:
         middle = (holds + fails) // 2
         holds, fails = (middle, fails) if predict(load, middle, seed).efficiency >= level else (holds, middle)
