@@ -86,7 +86,7 @@ def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
     [(_, fault, lacks)] = faults([name])
     if lacks:
         pytest.skip(lacks)
-    count = rounds(name, fault, 2, 11, tmp_path)
+    count = rounds({name: fault}, 2, 11, tmp_path)[name]
     assert count.bad == 0, count.said
     assert count.checked > 0
 

@@ -43,6 +43,18 @@ class UndefinedEstimate(UserError, ValueError):
     """The number asked for does not exist for these inputs. Raised instead of returning 0.0 or NaN."""
 
 
+def out_of_memory(e: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, a GPU's, or torch's on a CPU, which has no class of its own.
+
+    By names and words, so that nobody has to import torch to ask.
+    """
+    named = any(c.__name__ in ("MemoryError", "OutOfMemoryError") for c in type(e).__mro__)
+    return named or (isinstance(e, RuntimeError) and "can't allocate memory" in str(e))
+
+
+NO_MEMORY = "out of memory; what was written is safe: run the same command again with less beside it, or on more memory"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """'; did you mean 'x'?' for the nearest known name, else '; known: a, b, c'."""
     names = sorted(known)

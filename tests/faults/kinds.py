@@ -107,8 +107,9 @@ def memory_of_the_driver(lab: Lab) -> None:
     """The run's own address space ends while it runs."""
     child = lab.start()
     somewhen(lab, child)
-    lab.hit(child.alive() and _no_more_memory(child.pid, lab.rng.randrange(0, 8 << 20)))
-    lab.note(child.wait())
+    if child.alive():
+        _no_more_memory(child.pid, -lab.rng.randrange(0, 64 << 20))
+    lab.hit(lab.note(child.wait()) != "done")
     lab.after(child)
     lab.finish()
 

@@ -16,18 +16,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import math_verify  # noqa: F401 - imported once, before the forks
 
 from triaxis.compute import Compute
-from triaxis.errors import UserError
+from triaxis.errors import NO_MEMORY, UserError, out_of_memory
 from triaxis.estimate import axes  # noqa: F401
 from triaxis.integrity import mend, verify
-from triaxis.plans import bank  # noqa: F401
+from triaxis.models.planner import load_planner
+from triaxis.plans import bank, sources  # noqa: F401
 from triaxis.sampling import executor
 from triaxis.store import Row, Store
 from triaxis.study import Study
@@ -35,7 +36,7 @@ from triaxis.study import Study
 # without a page at its end: that is made of the summary, which is compared
 STUDY = Study(n=5, planners=("tiny-planner-s",), conditions=("plan[tiny-planner-s]", "vote"), decode={"steps": 6})
 LONGEST = 240  # seconds of a run, after which it counts as hung
-Cell = tuple[str, str, int, int]
+_LOAD = (executor.load_executor, load_planner)
 
 
 def nothing() -> None:
@@ -104,6 +105,7 @@ class Child:
 
 def start(study: Study, out: Path, *, before: Callable[[], object] = nothing, compute: Compute | None = None) -> Child:
     """Run the study in `out` in a fork. before: called in it first, to prepare a fault."""
+    _weights(study)
     handle, name = tempfile.mkstemp(prefix="run-", suffix=".log")
     pid = os.fork()
     if pid:
@@ -113,6 +115,19 @@ def start(study: Study, out: Path, *, before: Callable[[], object] = nothing, co
         _tell(handle, "said", _run(study, out, handle, before, compute))
     finally:
         os._exit(0)
+
+
+@cache
+def _loaded(load: Callable[..., Any], name: str) -> Any:
+    return load(name)
+
+
+def _weights(study: Study) -> None:
+    """Read the shipped weights before the fork, once: a run then begins where it begins to work. Computes nothing."""
+    _loaded(_LOAD[0], study.executor)
+    for name in study.planners:
+        if ":" not in name:
+            _loaded(_LOAD[1], name)
 
 
 def _tell(handle: int, kind: str, what: object) -> None:
@@ -129,10 +144,10 @@ def _run(study: Study, out: Path, handle: int, before: Callable[[], object], com
 
     Store.append = told  # type: ignore[method-assign]
     if compute is None:
-        load = executor.load_executor
-        executor.load_executor = lambda *a, **k: executor.Executor(  # type: ignore[assignment]
-            load(*a, **k).checkpoint, batch_tokens=400
+        executor.load_executor = lambda spec, **_: executor.Executor(  # type: ignore[assignment]
+            _loaded(_LOAD[0], spec).checkpoint, batch_tokens=400
         )  # many appends
+        sources.load_planner = lambda name, writing, **_: replace(_loaded(_LOAD[1], name), writing=writing)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
     try:
@@ -142,6 +157,8 @@ def _run(study: Study, out: Path, handle: int, before: Callable[[], object], com
     except UserError as e:
         return f"refused: {e}"
     except BaseException as e:
+        if out_of_memory(e):
+            return f"refused: {NO_MEMORY}"  # as the command line says it
         return f"error: {type(e).__name__}: {' '.join(str(e).split())[-300:]}"
 
 

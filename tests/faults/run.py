@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +57,31 @@ def prepared(
         gone(place)
 
 
-def rounds(name: str, fault: Callable[..., None], n: int, seed: int, home: Path) -> Count:
-    """n rounds of one fault."""
-    count, began = Count(), time.monotonic()
-    with prepared(name, fault, home) as (one, common):
-        for k in range(n):
-            place = fresh("round")
-            try:
-                one(Lab(place, random.Random(f"{seed}/{name}/{k}"), count, **common))
-            except (Hung, Exception) as e:
-                count.unclear += 1
-                count.said[f"round {k}: {type(e).__name__}: {e}"[:300]] += 1
-                traceback.print_exc()
-            finally:
-                gone(place)
-    count.seconds = time.monotonic() - began
-    return count
+def once(name: str, fault: Callable[[Lab], None], key: str, count: Count, common: dict[str, Any]) -> None:
+    """One round of one fault."""
+    place, began = fresh("round"), time.monotonic()
+    try:
+        fault(Lab(place, random.Random(key), count, **common))
+    except (Hung, Exception) as e:
+        count.unclear += 1
+        count.said[f"{key}: {type(e).__name__}: {e}"[:300]] += 1
+        traceback.print_exc()
+    finally:
+        gone(place)
+        count.seconds += time.monotonic() - began
+
+
+def rounds(
+    chosen: dict[str, Callable[..., None]], n: int, seed: int, home: Path, minutes: float = math.inf
+) -> dict[str, Count]:
+    """n rounds of every fault, one after the other; no new one once the time is up."""
+    counts, until = {name: Count() for name in chosen}, time.monotonic() + 60 * minutes
+    with ExitStack() as stack:
+        ready = {name: stack.enter_context(prepared(name, fault, home)) for name, fault in chosen.items()}
+        for k, (name, (fault, common)) in product(range(n), ready.items()):
+            if time.monotonic() < until:
+                once(name, fault, f"{seed}/{name}/{k}", counts[name], common)
+    return counts
 
 
 def table(counts: dict[str, Count]) -> str:
@@ -86,20 +97,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of every fault")
     parser.add_argument("--only", help="names of faults, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no new round after so many")
     parser.add_argument("--json", type=Path, help="write the counts and what was said there")
     args = parser.parse_args(argv)
-    counts: dict[str, Count] = {}
-    home = fresh("whole")
+    home, chosen = fresh("whole"), dict[str, Callable[..., None]]()
     for name, fault, lacks in faults(args.only.split(",") if args.only else None):
         if lacks:
             print(f"{name}: not run here: {lacks}", flush=True)
-            continue
-        counts[name] = c = rounds(name, fault, args.rounds, args.seed, home)
-        told = ", ".join(f"{k} {x}" for x in COLUMNS if (k := getattr(c, x)))
-        print(f"{name}: {told}; {c.seconds:.0f} s", flush=True)
-        for text, times in c.said.most_common(12):
-            print(f"    {times} x {text}", flush=True)
+        else:
+            chosen[name] = fault
+    counts = rounds(chosen, args.rounds, args.seed, home, args.minutes)
     gone(home)
+    for name, c in counts.items():
+        print(
+            f"{name} ({c.seconds:.0f} s): " + (", ".join(f"{n} x {t}" for t, n in c.said.most_common(12)) or "nothing")
+        )
     print("\n" + table(counts))
     if args.json:
         args.json.write_text(json.dumps({n: {**vars(c), "said": dict(c.said)} for n, c in counts.items()}, indent=1))

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from triaxis.errors import UserError
+from triaxis.errors import NO_MEMORY, UserError, out_of_memory
 
 app = typer.Typer(
     name="triaxis",
@@ -77,6 +77,11 @@ def main(argv: list[str] | None = None) -> None:
             code = 2
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except (MemoryError, RuntimeError) as e:
+        if not out_of_memory(e):
+            raise
+        complain(NO_MEMORY)
+        code = 2
     if code == INTERRUPTED:  # newer versions of typer return it, older ones abort
         complain("interrupted; what was written is safe: run the same command again to go on")
     sys.exit(code if isinstance(code, int) else 0)

@@ -7,16 +7,14 @@ import traceback
 from typing import Any
 
 from triaxis.compute import Crew, Event, Failure, Place, Ready, Result
-from triaxis.errors import UserError
-
-MEMORY = ("OutOfMemoryError", "MemoryError")  # by name: torch's own class without importing torch
+from triaxis.errors import UserError, out_of_memory
 
 
 def failure(e: BaseException) -> Failure:
     """What went wrong, in words that can cross to another process."""
     if isinstance(e, UserError):
         return Failure("user", str(e))
-    kind = "memory" if any(c.__name__ in MEMORY for c in type(e).__mro__) else "bug"
+    kind = "memory" if out_of_memory(e) else "bug"
     return Failure(kind, "".join(traceback.format_exception(e)))
 
 
