@@ -46,16 +46,19 @@ def tabled(store: Store, columns: Columns, cards: Cards, n: int) -> Table:
     return table(columns, store.plans(), cards, n, completions)
 
 
+_TOGETHER = 500  # ids of one query; SQLite takes 999 at least
+
+
 def fetch(store: Store, ids: Sequence[str]) -> list[tuple[Row, GradeRow]]:
     """Whole rows with their grades by id, in the order of the ids. UserError where one is missing or damaged."""
-    found = []
-    for id in ids:
-        for values in _graded(store, "WHERE rows.id = ?", id):
-            split = WIDTH - 1
-            found.append((made(Row, values[:split]), made(GradeRow, (id, *values[split:]))))
-    if len(found) < len(ids):
-        raise UserError(f"{store.path}: {len(ids) - len(found)} rows vanished while they were read; run it again")
-    return found
+    found, split = {}, WIDTH - 1
+    for start in range(0, len(ids), _TOGETHER):
+        some = ids[start : start + _TOGETHER]
+        for values in _graded(store, f"WHERE rows.id IN ({', '.join('?' * len(some))})", *some):
+            found[values[0]] = (made(Row, values[:split]), made(GradeRow, (values[0], *values[split:])))
+    if missing := len(set(ids) - found.keys()):
+        raise UserError(f"{store.path}: {missing} rows vanished while they were read; run it again")
+    return [found[id] for id in ids]
 
 
 def _graded(store: Store, where: str, *values: str) -> Iterator[Values]:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from triaxis.store import GradeRow, PlanRow, Row
 
 FLAGS = ("tie", "unreadable", "truncated")  # a tied vote; a branch that could not be read; one cut by the canvas
 _VERDICTS = {code: str(name) for name, code in VERDICTS.items()}
+AHEAD = 256  # flips whose rows are fetched together
 LONGEST = 1500  # characters of any one text; its middle is left out beyond them
 
 
@@ -90,6 +92,8 @@ class Flips:
             raise UserError(f"row {id} of condition {name!r} has no grade; run triaxis grade on the folder first")
         self.columns, self.plans, self.fetch = columns, plans, fetch
         self._sides: dict[tuple[str, str, str], Side] = {}
+        self._rows: dict[int, tuple[Row, GradeRow]] = {}  # place -> row
+        self._winners: dict[tuple[str, str], tuple[int, list[tuple[str, str, int]]]] = {}
         self.places = {name: self._places(at) for name, at in columns.of.items()}
         self.bare = next((str(c["name"]) for c in cards if c.get("role") == "baseline"), "none")
         self.branches = {str(c["name"]): int(c.get("branches", 1)) for c in cards}
@@ -102,12 +106,31 @@ class Flips:
 
         Items that did not flip come after all that did.
         """
+        order = self._order()
+        while some := list(islice(order, AHEAD)):
+            self._fetch_ahead([(self.pairs[place], item) for place, item in some])
+            for place, item in some:
+                yield place, self._flip(self.pairs[place], item)
+
+    def _order(self) -> Iterator[tuple[int, str]]:
         for which in ("items", "others"):
             found = [getattr(p, which) for p in self.pairs]
             for depth in range(max(map(len, found), default=0)):
-                for place, items in enumerate(found):
-                    if depth < len(items):
-                        yield place, self._flip(self.pairs[place], items[depth])
+                yield from ((place, items[depth]) for place, items in enumerate(found) if depth < len(items))
+
+    def _fetch_ahead(self, flips: Sequence[tuple[Pair, str]]) -> None:
+        """The rows that flips show, in one query: one query a row took half of a page's time."""
+        wanted = [
+            place
+            for pair, item in flips
+            for place in (
+                self._place(self._asks(item, pair.against), item),
+                *(self._place(name, item, self._shown(name, item)[0]) for name in (pair.condition, pair.against)),
+            )
+        ]
+        fresh = [at for at in dict.fromkeys(wanted) if at not in self._rows]
+        ids = [self.columns.ids(slice(at, at + 1))[0] for at in fresh]
+        self._rows |= zip(fresh, self.fetch(ids), strict=True)
 
     def _places(self, at: slice) -> dict[str, slice]:
         """Where the rows of each item are, in one condition."""
@@ -141,9 +164,22 @@ class Flips:
         words = self.columns.rows.words
         return list(words).index("") if "" in words else -1
 
+    def _place(self, condition: str, item: str, which: int = 0) -> int:
+        return int(self.places[condition][item].start) + which
+
     def _row(self, condition: str, item: str, which: int = 0) -> tuple[Row, GradeRow]:
-        at = self.places[condition][item].start + which
-        return self.fetch(self.columns.ids(slice(at, at + 1)))[0]
+        """A row that was fetched ahead."""
+        return self._rows[self._place(condition, item, which)]
+
+    def _shown(self, condition: str, item: str) -> tuple[int, list[tuple[str, str, int]]]:
+        """Which of an item's rows is shown, the first that gave the winning answer, and the votes; none for one row."""
+        key = (condition, item)
+        if key not in self._winners:
+            ballots = self._ballots(condition, item)
+            votes = _votes(ballots) if len(ballots) > 1 else []
+            first = next(i for i, (answer, _) in enumerate(ballots) if not votes or answer == votes[0][0])
+            self._winners[key] = first, votes
+        return self._winners[key]
 
     def _ballots(self, condition: str, item: str) -> list[tuple[str, str]]:
         """(answer, verdict) of an item's rows."""
@@ -161,7 +197,7 @@ class Flips:
         return Pair(condition, against, len(both), gained, len(changed) - gained, changed, others)
 
     def _flip(self, pair: Pair, item: str) -> Flip:
-        question = self._question(item, pair.against)
+        question = self._row(self._asks(item, pair.against), item)[0].prompt
         new, old = (self._held(name, item, question) for name in (pair.condition, pair.against))
         change = self.scores[pair.condition][item] - self.scores[pair.against][item]
         way: Literal["gained", "lost", "same"] = "gained" if change > 0 else "lost" if change < 0 else "same"
@@ -170,9 +206,9 @@ class Flips:
             item, way, [f for f in FLAGS if f in marked], clip(question, LONGEST), self._gold.get(item, ""), old, new
         )
 
-    def _question(self, item: str, against: str) -> str:
-        name = self.bare if item in self.places.get(self.bare, ()) else against
-        return self._row(name, item)[0].prompt
+    def _asks(self, item: str, against: str) -> str:
+        """The condition whose prompt is the question."""
+        return self.bare if item in self.places.get(self.bare, ()) else against
 
     @cached_property
     def _flags(self) -> dict[str, dict[str, set[str]]]:
@@ -205,9 +241,7 @@ class Flips:
         return self._sides[key]
 
     def _side(self, condition: str, item: str, question: str) -> Side:
-        ballots = self._ballots(condition, item)
-        votes = _votes(ballots) if len(ballots) > 1 else []
-        which = next(i for i, (answer, _) in enumerate(ballots) if not votes or answer == votes[0][0])
+        which, votes = self._shown(condition, item)
         shown, grade = self._row(condition, item, which)
         plan = self.plans.get(shown.plan)
         before, found, after = shown.prompt.partition(question or "\0")
