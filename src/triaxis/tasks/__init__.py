@@ -1,4 +1,4 @@
-"""Tasks by name: the built-in ones, `jsonl:FILE`, and strangers' through the entry-point group `triaxis.tasks`.
+"""Tasks by name: the built-in ones, `jsonl:FILE`, `lm-eval:NAME`, and those of the entry-point group `triaxis.tasks`.
 
 Each loader imports its module when called, so importing this package costs nothing.
 """
@@ -54,7 +54,7 @@ TASKS: dict[str, Callable[[], Task]] = {
 
 
 def load_task(spec: str) -> Task:
-    """The task called `spec`: a name in TASKS, "jsonl:FILE", or a name some installed package registers.
+    """The task called `spec`: a name in TASKS, "jsonl:FILE", "lm-eval:NAME", or one some installed package registers.
 
     A package registers a task as an entry point of the group "triaxis.tasks" that names a function without
     arguments returning a `tasks.base.Task`. Built-in names win. UserError for an unknown name or an unusable file.
@@ -68,12 +68,18 @@ def load_task(spec: str) -> Task:
         from triaxis.tasks.jsonl import jsonl
 
         return jsonl(path)
+    if kind == "lm-eval":
+        if not path:
+            raise UserError("task 'lm-eval' needs a name; use lm-eval:NAME or lm-eval:FILE.yaml")
+        from triaxis.tasks.lm_eval import lm_eval
+
+        return lm_eval(path)
     others = _registered()
     if spec in others:
         return _load(others[spec])
     if not colon and (spec.endswith((".jsonl", ".json")) or Path(spec).is_file()):
         raise UserError(f"no task named {spec!r}; for a file of your own items use jsonl:{spec}")
-    lookup("task", dict.fromkeys([*TASKS, *others, "jsonl:FILE"]), spec)
+    lookup("task", dict.fromkeys([*TASKS, *others, "jsonl:FILE", "lm-eval:NAME"]), spec)
     raise AssertionError(spec)  # lookup raised
 
 
