@@ -181,7 +181,7 @@ def fit(
     at = _restore(run, optimiser)
     if not at.stopped:
         told = tracking(tracker if runner.main else "", out, recipe.card())
-        with told as track, torch.enable_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with told as track, torch.enable_grad(), torch.random.fork_rng(devices=runner.gpus):
             objective = Objective(run.executor.checkpoint.network, run.data.mask)
             if sharded:
                 base = executor.checkpoint.network

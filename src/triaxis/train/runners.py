@@ -31,6 +31,13 @@ class Alone:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
+    @property
+    def gpus(self) -> list[int]:
+        """The number of its GPU, if it has one."""
+        if self.device.type != "cuda":
+            return []
+        return [torch.cuda.current_device() if self.device.index is None else self.device.index]
+
     def share(self, weights: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over the processes."""
 
@@ -66,7 +73,7 @@ class Together(Alone):
         return value
 
     def wait(self) -> None:
-        dist.barrier(device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
+        dist.barrier(device_ids=self.gpus or None)
 
 
 def started() -> int:
