@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from crashes import Recorded, recorded
@@ -35,6 +36,8 @@ def lacking(name: str) -> str:
         return "mounts need root"
     if name == "disk image" and not shutil.which("mkfs.ext4"):
         return "no mkfs.ext4"
+    if name == "Ray node killed" and find_spec("ray") is None:
+        return "pip install 'triaxis[ray]'"
     if name == "power cut" and not shutil.which("strace"):
         return "no strace"
     return ""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from cluster import two_nodes
 from lab import Child, Lab
 
 from triaxis.compute import Compute
@@ -81,6 +82,18 @@ def worker_killed(lab: Lab) -> None:
                 os.kill(lab.rng.choice(workers), signal.SIGKILL)
         lab.hit(hit)
     lab.note(child.wait())
+    lab.after(child)
+    lab.finish()
+
+
+def node_killed(lab: Lab) -> None:
+    """A node of a simulated Ray cluster of two dies with its workers while a study runs on both."""
+    with two_nodes() as (address, kill):
+        child = lab.start(compute=Compute(kind="ray", workers=2, chunk=4, address=address))
+        somewhen(lab, child)
+        kill()
+        lab.hit(child.alive())
+        lab.note(child.wait())
     lab.after(child)
     lab.finish()
 
@@ -214,6 +227,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     "driver killed": driver_killed,
     "driver of workers killed": driver_of_processes_killed,
     "worker killed": worker_killed,
+    "Ray node killed": node_killed,
     "worker out of memory": memory_of_a_worker,
     "driver out of memory": memory_of_the_driver,
     "clock jumps": clock_jumps,

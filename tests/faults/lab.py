@@ -35,7 +35,7 @@ from triaxis.study import Study
 
 # without a page at its end: that is made of the summary, which is compared
 STUDY = Study(n=5, planners=("tiny-planner-s",), conditions=("plan[tiny-planner-s]", "vote"), decode={"steps": 6})
-LONGEST = 240  # seconds of a run, after which it counts as hung
+LONGEST = 600  # seconds of a run, after which it counts as hung
 _LOAD = (executor.load_executor, load_planner)
 
 
