@@ -23,6 +23,8 @@ SLOW = (
     "compare",
     "preset",
     "store-cells",
+    "export-jsonl",
+    "export-parquet",
     "rows-inspect",
     "store-report",
 )  # tens of milliseconds each

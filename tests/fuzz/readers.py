@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import sqlite3
 import struct
 import sys
@@ -163,6 +164,76 @@ def _store(data: bytes, place: Path) -> None:
     with Store(path, write=False) as store:
         store.rows(), store.plans(), store.grades(), store.get("protocol")
     read(path)
+
+
+def _salvaged(data: bytes, place: Path) -> None:
+    """A damaged store read page by page; a row that comes back is one that was written."""
+    from triaxis.salvage import salvage
+
+    found = salvage(_put(place, "rows.sqlite", data))
+    known = _written()
+    assert all(known.get(id) == row for id, row in found.rows.items())
+
+
+@cache
+def _written() -> Mapping[str, Any]:
+    from triaxis.store import Store
+
+    with Store(_study() / "rows.sqlite", write=False) as store:
+        return {r.id: r for r in store.rows()}
+
+
+def _exported(data: bytes, place: Path, name: str) -> None:
+    """An export with changes: read as it was, or refused."""
+    from triaxis.exchange import import_store, plans_beside
+    from triaxis.store import Store
+
+    path = _put(place, name, data)
+    if name.endswith("parquet"):
+        _put(place, plans_beside(path).name, _export("plans.parquet"))
+    out = place / "imported"
+    shutil.rmtree(out, ignore_errors=True)
+    import_store(path, out)
+    with Store(out / "rows.sqlite", write=False) as store:
+        assert {r.id: r for r in store.rows()} == _written()
+
+
+@cache
+def _export(name: str) -> bytes:
+    from triaxis.exchange import export_jsonl, export_parquet
+    from triaxis.store import Store
+
+    place = Path(tempfile.mkdtemp(prefix="export-"))
+    with Store(_study() / "rows.sqlite", write=False) as store:
+        export_jsonl(store, place / "a.jsonl")
+        if name.endswith("parquet"):
+            export_parquet(store, place / "a.parquet")
+    return (place / f"a.{name}").read_bytes()
+
+
+def _manifest(data: bytes, place: Path) -> None:
+    from triaxis.seals import SUMS, differences
+    from triaxis.store import Store
+
+    (kind, _, rest) = data.partition(b"\n")
+    _put(place, "seal.json" if kind == b"0" else SUMS, rest)
+    if kind != b"0":
+        files = {"rows.sqlite": {"bytes": 0, "sha256": ""}}
+        _put(place, "seal.json", json.dumps({"seal": 1, "files": files, "tables": {}}).encode())
+    _put(place, "rows.sqlite", (_study() / "rows.sqlite").read_bytes())
+    with Store(place / "rows.sqlite", write=False) as store:
+        list(differences(store, place, "ab"))
+
+
+def _manifest_seeds() -> list[bytes]:
+    from triaxis.seals import _sums
+    from triaxis.store import Store
+
+    with Store(_study() / "rows.sqlite", write=False) as store:
+        sums = "\n".join(_sums(store))
+    entry = {"bytes": 3, "sha256": "ab" * 32}
+    manifest = {"seal": 1, "triaxis": "0", "tables": {"rows": "3 ab"}, "files": {"rows.sqlite": entry, "x": entry}}
+    return [b"0\n" + json.dumps(manifest).encode(), b"1\n" + sums.encode()]
 
 
 def _cells(data: bytes, place: Path) -> None:
@@ -742,6 +813,11 @@ READERS: Mapping[str, Reader] = {
     "rows-growing": Reader(_watched, "lines", _jsonl_rows),
     "compare": Reader(_compared, "lines", lambda: [_cli_files()["a.jsonl"] + b"\n" + _cli_files()["b.jsonl"]], 0.3),
     "store-pages": Reader(_store, "bytes", lambda: [(_study() / "rows.sqlite").read_bytes()]),
+    "store-salvage": Reader(_salvaged, "bytes", lambda: [(_study() / "rows.sqlite").read_bytes()]),
+    "export-jsonl": Reader(_named(_exported, "a.jsonl"), "lines", lambda: [_export("jsonl")], 0.3),
+    "export-parquet": Reader(
+        _named(_exported, "a.parquet"), "bytes", lambda: [_export("parquet")], 0.3, needs="pyarrow"),
+    "seal": Reader(_manifest, "lines", _manifest_seeds, 0.5),
     "store-cells": Reader(_cells, "json", _cell_seeds, 0.5),
     "store-report": Reader(_reported, "json", _cell_seeds, 0.1),
     "bank": Reader(_bank, "bank", _bank_seeds, 2),
