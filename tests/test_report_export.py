@@ -6,6 +6,8 @@ import copy
 import csv
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,8 @@ def test_no_name_acts_in_latex(summary: dict[str, Any]) -> None:
     text = latex(hostile(summary))
     allowed = {
         "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "textbackslash", "textless",
-        "textgreater", "textbar", "symbol", "textasciitilde", "textasciicircum", "dots", "usepackage",
+        "textgreater", "textbar", "symbol", "textasciitilde", "textasciicircum", "dots", "usepackage", "footnotesize",
+        "setlength", "tabcolsep", "resizebox", "ifdim", "width", "linewidth", "else", "fi",
     }  # fmt: skip
     assert set(re.findall(r"\\([A-Za-z]+)", text)) <= allowed
     depth = 0
@@ -96,6 +99,19 @@ def test_csv_holds_the_numbers_unrounded_and_no_formula(summary: dict[str, Any],
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_latex_compiles_and_no_table_is_too_wide(summary: dict[str, Any], tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex")
+    head = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(f"{head}{latex(summary)}\n\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
+
+
 @pytest.mark.parametrize("kind", ink.KINDS)
 def test_figures_are_vectors_in_the_colours_of_paper(summary: dict[str, Any], tmp_path: Path, kind: str) -> None:
     made = write_figures(summary, tmp_path, kind)

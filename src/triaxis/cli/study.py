@@ -191,7 +191,7 @@ def show(summary: dict[str, Any], folder: Path, json_: bool) -> None:
 def report(
     folder: Folder,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="Print the tables as LaTeX (booktabs).")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the tables as LaTeX (booktabs, graphicx).")] = False,
     csv: Annotated[
         bool, typer.Option("--csv", help="Write conditions.csv and effects.csv into FOLDER/tables.")
     ] = False,

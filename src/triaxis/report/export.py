@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,35 @@ EFFECT = ("name", "value", "low", "high", "p", "p_holm", "n", "gain", "loss", "m
 
 
 def latex(summary: Json) -> str:
-    """The tables of a summary as LaTeX that needs \\usepackage{booktabs}; what it says of the protocol is a comment."""
+    """The tables of a summary as LaTeX that needs the packages booktabs and graphicx; what it says of the protocol is
+    a comment. No table is wider than its line: one that would be is scaled down."""
     protocol = " ".join(words.visible(str(summary["study"]["protocol_hash"])).split())
-    head = f"% triaxis, protocol {protocol}; needs \\usepackage{{booktabs}}\n"
+    head = f"% triaxis, protocol {protocol}; needs \\usepackage{{booktabs,graphicx}}\n"
     return head + "\n".join(_tabular(t) for t in tables(summary))
 
 
+_BRIEF = {"not resolved at this N": "not resolved"}
+_TABLE = r"""\begin{table}
+\centering
+\caption{CAPTION}
+\footnotesize\setlength{\tabcolsep}{3pt}%
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
+\begin{tabular}{COLUMNS}
+\toprule
+HEADS
+\midrule
+ROWS
+\bottomrule
+\end{tabular}}
+\end{table}
+"""
+
+
 def _tabular(t: Table) -> str:
-    lines = [" & ".join(map(tex, cells)) + r" \\" for cells in (t.heads, *t.rows)]
+    lines = [" & ".join(tex(_BRIEF.get(x, x)) for x in cells) + r" \\" for cells in (t.heads, *t.rows)]
     columns = "".join("l" if words_ else "r" for words_ in t.is_words)
-    body = "\n".join(lines[1:])
-    return (
-        f"\\begin{{table}}\n\\centering\n\\caption{{{tex(t.caption)}}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
-        f"{lines[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-    )
+    filled = {"CAPTION": tex(t.caption), "COLUMNS": columns, "HEADS": lines[0], "ROWS": "\n".join(lines[1:])}
+    return re.sub("|".join(filled), lambda m: filled[m[0]], _TABLE)
 
 
 def tex(text: str) -> str:
