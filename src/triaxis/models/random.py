@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from triaxis.errors import UserError
+from triaxis.limits import parse_json
 from triaxis.models.folder import RANDOM, SHIPPED, find_folder
 from triaxis.models.llada import LladaConfig
 
@@ -28,7 +29,8 @@ def write_random(folder: Path, config: LladaConfig, seed: int = 0) -> Path:
     Text is the tiny family's: its prompt, its tokens, and a made-up word for every further id, so that any completion
     can be told from any other. The mask and end marks are the tiny family's too.
     """
-    text = json.loads((find_folder(next(iter(SHIPPED["executor"])), "executor") / "tokenizer.json").read_text("utf-8"))
+    tiny = find_folder(next(iter(SHIPPED["executor"])), "executor")
+    text = parse_json((tiny / "tokenizer.json").read_text("utf-8"))
     words = text["model"]["vocab"]
     if len(words) > config.vocab_size:
         raise UserError(
