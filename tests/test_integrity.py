@@ -181,6 +181,16 @@ def test_a_row_of_another_study_is_found_by_making_every_id_anew(mine: Path) -> 
     assert codes(mine, full=True) == [("identity", "rows")]
 
 
+def test_a_study_that_is_being_written_is_looked_at_as_of_one_moment(mine: Path) -> None:
+    """Rows that come in between the rows and their tally are no damage."""
+    with Store(mine / "rows.sqlite", write=True) as writer, Store(mine / "rows.sqlite", write=False) as reader:
+        with reader.snapshot():
+            before = len(reader.rows())
+            writer.append([ODD])
+            assert (reader.tally("rows").rows, len(reader.rows())) == (before, before)
+        assert reader.tally("rows").rows == len(reader.rows()) == before + 1
+
+
 def test_exit_codes_and_json(done: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", str(done), "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -202,7 +212,7 @@ def test_flipped_bytes_cost_the_rows_they_hit_and_a_resumed_run_makes_exactly_th
     whole = contents(done)
     sound = (done / "rows.sqlite").read_bytes()
     rng, hurt = random.Random(1), 0
-    for k in range(12):
+    for k in range(8):
         folder = Path(shutil.copytree(done, tmp_path / str(k)))
         data = bytearray(sound)
         for _ in range(rng.choice((1, 3, 30))):
@@ -217,11 +227,11 @@ def test_flipped_bytes_cost_the_rows_they_hit_and_a_resumed_run_makes_exactly_th
             assert mended is not None
             assert mended.kept.read_bytes() == data
             assert contents(folder)[0] == [r for r in whole[0] if r.id in kept.rows]
-        if k < 4:
+        if k < 2:
             STUDY.run(folder)
             assert contents(folder) == whole
             assert verify(folder).ok
-    assert hurt >= 6
+    assert hurt >= 4
 
 
 def test_a_store_whose_header_is_gone_is_repaired(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -366,7 +376,7 @@ def test_flipped_bytes_of_a_parquet_file_never_import_as_something_else(tmp_path
     with Store(folder / "rows.sqlite", write=False) as s:
         export_parquet(s, path)
     data, rng, refused = path.read_bytes(), random.Random(2), 0
-    for k in range(60):
+    for k in range(24):
         bad = bytearray(data)
         bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
         path.write_bytes(bad)
@@ -376,7 +386,7 @@ def test_flipped_bytes_of_a_parquet_file_never_import_as_something_else(tmp_path
             refused += 1
         else:
             assert contents(tmp_path / f"o{k}") == contents(folder)
-    assert refused > 20
+    assert refused > 8
 
 
 def test_exports_name_what_is_wrong(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import triaxis.store
@@ -40,12 +40,14 @@ plain = st.recursive(
 specs = st.dictionaries(st.text(max_size=8), plain, min_size=1, max_size=5)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(spec=specs)
 def test_identity_does_not_depend_on_the_order_of_keys(spec: dict[str, object]) -> None:
     assert identity(spec) == identity(dict(reversed(spec.items())))
     assert len(identity(spec)) == 16
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(spec=specs, other=plain, data=st.data())
 def test_identity_changes_with_any_field(spec: dict[str, object], other: object, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(spec)))

@@ -54,7 +54,7 @@ def export_parquet(store: Store, path: Path) -> dict[str, int]:
     """
     if path.suffix != ".parquet":
         raise UserError(f"{path}: a Parquet export is named NAME.parquet")
-    with _replacing(path) as rows, _replacing(plans_beside(path)) as plans:
+    with _replacing(path) as rows, _replacing(plans_beside(path)) as plans, store.snapshot():
         return {
             "rows": _write_table(rows, _ROWS, _records(store), _head(store)),
             "plans": _write_table(plans, _COLUMNS["plans"], store.values("plans"), {}),
@@ -68,7 +68,7 @@ def export_jsonl(store: Store, path: Path) -> dict[str, int]:
         ("plans", _COLUMNS["plans"], store.values("plans")),
         ("rows", _ROWS, _records(store)),
     ]
-    with _replacing(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as f:
+    with _replacing(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as f, store.snapshot():
         f.write(json.dumps({"triaxis": "study", **_head(store)}, ensure_ascii=False) + "\n")
         for table, columns, records in tables:
             bools = [name for name, kind in columns.items() if kind == "bool"]

@@ -102,7 +102,7 @@ def verify(folder: Path, *, full: bool = False, seal: str = "") -> Verdict:
             raise
         found = (Finding("unreadable", path.name, _plain(e, path)), *_lost(folder, left))
         return Verdict(folder, {"rows": len(left.rows)}, found, ("store",), digest_of(folder))
-    with store:
+    with store, store.snapshot():
         look, findings = Look(folder, store), list[Finding]()
         checks = {**CHECKS, **({"identities": identities} if full else {})}
         for check in checks.values():
@@ -393,7 +393,7 @@ def mend(folder: Path) -> Mended | None:
     The summary goes, so that a resumed run makes it anew. UserError where nothing sound is left, or as `repair`.
     """
     path = folder / "rows.sqlite"
-    with suppress(UserError), Store(path, write=False) as store:
+    with suppress(UserError), Store(path, write=False) as store, store.snapshot():
         look = Look(folder, store)
         if not any(f.severity == "damage" for check in (rows, entries, structure) for f in check(look)):
             return None

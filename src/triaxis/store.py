@@ -214,6 +214,16 @@ class Store:
             remedy = "restore it from a copy, or run in another folder"
             raise UserError(_said(e, "could not be read", self.path, remedy)) from None
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reading inside sees the store of one moment, whatever another process appends."""
+        list(self.ask("BEGIN"))
+        try:
+            yield
+        finally:
+            with suppress(sqlite3.Error):
+                self._db.execute("COMMIT")
+
     def append(self, rows: Iterable[Row | PlanRow | GradeRow], **meta: str) -> None:
         """Append in one transaction, durable when this returns. A row that is there already stays as it is.
 
