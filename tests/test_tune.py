@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from triaxis.cli import main
-from triaxis.cli.scale import forecast, sizes_of
+from triaxis.cli.scale import forecast
 from triaxis.cli.tune import changes_of, place_of, speed_settings
 from triaxis.cost import layer_weights
 from triaxis.errors import UserError
+from triaxis.models.load import sizes_of
 from triaxis.sampling.executor import Executor
 from triaxis.study import Study
 
@@ -47,6 +48,7 @@ def test_a_forecast_has_the_forwards_of_the_study(tmp_path: Path) -> None:
     assert found.rows == 16  # the condition, and the baseline it is paired with
     assert found.dollars == pytest.approx(found.seconds, abs=0.1)
     assert 0 < found.memory_gb["weights"] < found.memory_gb["peak"]
+    assert found.flops == pytest.approx(cost["flops"], rel=0.1)
     assert found.flops > 2 * found.tokens * 1e5
 
 
@@ -82,6 +84,23 @@ def test_a_price_makes_dollars_and_grading_again_keeps_them(run: Run, tmp_path: 
     again = json.loads(run("grade", folder, "--json")[1])
     assert again["cost"] == cost
     assert run("diagnose", *SMALL, "--price-per-hour", "-1")[0] == 2
+
+
+def test_operations_are_counted_from_the_sizes_that_a_store_keeps(run: Run, tmp_path: Path, tiny: Executor) -> None:
+    from triaxis.cost import work_flops
+    from triaxis.store import Store
+
+    folder = tmp_path / "s"
+    argv = ("diagnose", *SMALL, "--n", "4", "--out", str(folder), "--json")
+    cost = json.loads(run(*argv)[1])["cost"]
+    sizes = sizes_of(tiny.checkpoint.config)
+    assert cost["flops"] == work_flops(sizes, cost["forwards"], cost["tokens"], tiny.default_decode().block_length) > 0
+    assert f"{cost['flops'] / 1e9:.1f} GFLOP of the executor" in (folder / "report.html").read_text(encoding="utf-8")
+    with Store(folder / "rows.sqlite", write=True) as store:
+        store.set("sizes", '{"width": "many"}')
+    code, _, err = run("grade", str(folder))
+    assert code == 2
+    assert "the executor's sizes are damaged" in err
 
 
 # --- speed ---

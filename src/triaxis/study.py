@@ -412,4 +412,8 @@ def bind(store: Store, s: OpenStudy, out: Path) -> None:
         raise UserError(f"{out} holds another study ({_difference(before, s.protocol)}); choose another --out")
     if held is None:
         store.set("protocol", json.dumps(s.protocol, ensure_ascii=False))
+    if store.get("sizes") is None:  # what operations are counted from
+        from triaxis.models.load import sizes_of
+
+        store.set("sizes", json.dumps(asdict(sizes_of(s.arms.executor.checkpoint.config))))
     write_json(out / "protocol.json", before)

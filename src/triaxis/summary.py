@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from triaxis.cost import dollars
+from triaxis.cost import Sizes, dollars, work_flops
 from triaxis.errors import UserError
 from triaxis.jobs import Progress, silent
-from triaxis.limits import parse_json
+from triaxis.limits import check_form, parse_json
 from triaxis.protocol import STUDY, read_protocol
 from triaxis.store import GradeRow, PlanRow, Store, refuse_sealed
 
@@ -85,7 +86,7 @@ def summarise(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> di
         "axes": found,
         "cost": {
             "seconds": round(seconds, 1),
-            **work(columns, protocol),
+            **work(columns, protocol, sizes_held(store)),
             "dollars": paid if paid is None else round(paid, 4),
             "planning": planning(t.plans.values()),
         },
@@ -102,12 +103,40 @@ def planning(plans: Iterable[PlanRow]) -> dict[str, int]:
     return {name: sum(int(s.get(key, 0)) for s in spent) for name, key in names.items()}
 
 
-def work(columns: Columns, protocol: Mapping[str, Any]) -> dict[str, int]:
-    """Forwards and tokens of what ran: rows with one prompt and one random stream were sampled once and count once."""
+def work(columns: Columns, protocol: Mapping[str, Any], sizes: Sizes | None) -> dict[str, Any]:
+    """Forwards and tokens of what ran, and the executor's operations (cost.work_flops; None without its sizes).
+
+    Rows with one prompt and one random stream were sampled once and count once.
+    """
     from triaxis.estimate.columns import once
 
-    ran = once(columns, protocols(protocol))
-    return {"forwards": int(columns.rows.forwards[ran].sum()), "tokens": int(columns.rows.tokens[ran].sum())}
+    rows, ran = columns.rows, once(columns, protocols(protocol))
+    writers = {c["name"] for c in protocol["conditions"] if c["writer"]}
+    of_executor = [name not in writers for name in columns.conditions]
+    mine = [i for i in ran.tolist() if of_executor[rows.condition[i]]] if writers else ran
+    logits = int(protocol["decode"]["block_length"])  # an exact pass makes them for one block
+    forwards, tokens = int(rows.forwards[mine].sum()), int(rows.tokens[mine].sum())
+    return {
+        "forwards": int(rows.forwards[ran].sum()),
+        "tokens": int(rows.tokens[ran].sum()),
+        "flops": None if sizes is None else work_flops(sizes, forwards, tokens, logits),
+    }
+
+
+SIZES = {f.name: int for f in fields(Sizes)}
+
+
+def sizes_held(store: Store) -> Sizes | None:
+    """Sizes of the study's executor; None for a store from before they were kept. UserError where they are damaged."""
+    held = store.get("sizes")
+    if held is None:
+        return None
+    try:
+        found = parse_json(held)
+        check_form(found, SIZES)
+    except ValueError as e:
+        raise UserError(f"{store.path}: the executor's sizes are damaged ({e}); restore the file") from None
+    return Sizes(**found)
 
 
 def protocols(protocol: Mapping[str, Any]) -> Callable[[str, int], tuple[str, bool]]:

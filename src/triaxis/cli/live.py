@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from triaxis.cli.options import Bar
-from triaxis.cost import dollars
+from triaxis.cost import dollars, work_flops
 from triaxis.report import words
 from triaxis.report.words import points, span
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from triaxis.cost import Sizes
     from triaxis.jobs import Arms
     from triaxis.store import Row
 
@@ -57,7 +58,9 @@ class Live:
         self.console = self.bar.progress.console
         self.standings: dict[str, Standing] = {}
         self.known: set[str] = set()
-        self.forwards = self.tokens = 0
+        self.forwards = self.tokens = self.block = 0
+        self.sizes: Sizes | None = None
+        self.mine = (0, 0)  # forwards and tokens of the executor
         self.began = time.monotonic()
         self.view: Any = None
 
@@ -80,8 +83,11 @@ class Live:
         """Rows that were stored; grades them for the table. One row counts once, however often it is shown."""
         if self.view is None:
             return
+        from triaxis.models.load import sizes_of
         from triaxis.tasks.grading import grade_many
 
+        self.sizes, self.block = sizes_of(arms.executor.checkpoint.config), arms.base_decode.block_length
+        written = {c.name for c in arms.table if c.writer}
         item = {i.id: i for i in arms.items}
         fresh = [r for r in rows if r.id not in self.known and r.item in item]
         graded = grade_many(arms.task, [r.text for r in fresh], [item[r.item] for r in fresh], second=False)
@@ -92,6 +98,8 @@ class Live:
         for row, grade in zip(fresh, graded, strict=True):
             self.standings[row.condition].add(row.item, grade.verdict)
             self.forwards, self.tokens = self.forwards + row.forwards, self.tokens + row.tokens
+            if row.condition not in written:
+                self.mine = (self.mine[0] + row.forwards, self.mine[1] + row.tokens)
             self.known.add(row.id)
 
     def render(self) -> RenderableType:
@@ -101,6 +109,7 @@ class Live:
         spent = time.monotonic() - self.began
         paid = dollars(spent, self.price)
         parts = [words.duration(spent), f"{self.forwards:,} forward passes", f"{self.tokens:,} tokens of rows"]
+        parts += [] if self.sizes is None else [words.operations(work_flops(self.sizes, *self.mine, self.block))]
         parts += [] if paid is None else [f"{paid:.4f} dollars"]
         return Group(self.bar.progress, self._table(), Text(" \u00b7 ".join(parts), style="dim"))
 

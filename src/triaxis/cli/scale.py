@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triaxis.cost import Sizes, dollars, work_flops
+from triaxis.cost import dollars
 
 if TYPE_CHECKING:
-    from triaxis.models.decoder import DecoderConfig
-    from triaxis.models.llada import LladaConfig
     from triaxis.store import Store
     from triaxis.study import OpenStudy, Study
 
@@ -86,27 +84,12 @@ def forecast(study: Study, price_per_hour: float | None = None) -> Forecast:
 def _work(opened: OpenStudy, store: Store) -> tuple[int, int, int]:
     """Forwards, tokens and the executor's operations, identical work counted once."""
     from triaxis.gather import gather
-    from triaxis.summary import work as ran
+    from triaxis.models.load import sizes_of
+    from triaxis.summary import work
 
-    written = {c.name for c in opened.arms.table if c.writer}
-    cards = opened.protocol["conditions"]
-    all_ = ran(gather(store, cards), opened.protocol)
-    mine = ran(gather(store, [c for c in cards if c["name"] not in written]), opened.protocol)
     sizes = sizes_of(opened.arms.executor.checkpoint.config)
-    flops = work_flops(sizes, mine["forwards"], mine["tokens"], opened.arms.base_decode.block_length)
-    return all_["forwards"], all_["tokens"], flops
-
-
-def sizes_of(config: LladaConfig | DecoderConfig) -> Sizes:
-    """What operations are counted from. A mixture: the chosen and the shared experts of a layer with experts."""
-    s = config.shape
-    ffn = getattr(config, "mlp_hidden_size", 0) or getattr(config, "ffn", 0)
-    if getattr(config, "experts", 0):
-        ffn = config.expert_size * (config.experts_chosen + config.shared)  # type: ignore[union-attr]
-    return Sizes(
-        width=s.width, layers=s.layers, heads=s.heads, kv_heads=s.kv_heads, head_width=s.head_width, ffn=ffn,
-        vocabulary=config.rows,
-    )  # fmt: skip
+    ran = work(gather(store, opened.protocol["conditions"]), opened.protocol, sizes)
+    return ran["forwards"], ran["tokens"], ran["flops"]
 
 
 def _memory(opened: OpenStudy) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from triaxis.cost import Sizes
 from triaxis.errors import UserError, suggest
 from triaxis.limits import open_safetensors
 from triaxis.models.card import FamilyCard, card_of
@@ -142,6 +143,18 @@ def _check_extent(config: DecoderConfig, folder: Path) -> None:
     if asked > held:
         where = f"{folder / 'config.json'}: layers times experts are {asked:,}"
         raise UserError(f"{where}, the files hold {held:,} tensors; take both from one checkpoint")
+
+
+def sizes_of(config: LladaConfig | DecoderConfig) -> Sizes:
+    """What operations are counted from. A mixture: the chosen and the shared experts of a layer with experts."""
+    s = config.shape
+    ffn = getattr(config, "mlp_hidden_size", 0) or getattr(config, "ffn", 0)
+    if getattr(config, "experts", 0):
+        ffn = config.expert_size * (config.experts_chosen + config.shared)  # type: ignore[union-attr]
+    return Sizes(
+        width=s.width, layers=s.layers, heads=s.heads, kv_heads=s.kv_heads, head_width=s.head_width, ffn=ffn,
+        vocabulary=config.rows,
+    )  # fmt: skip
 
 
 def load_checkpoint(

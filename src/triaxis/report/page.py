@@ -121,6 +121,8 @@ def _compare(against: str, names: Sequence[str], vote: bool) -> str:
 
 def _cost(cost: Json) -> str:
     passes = f"{words.number(cost['forwards'], 0)} forward passes that read {words.number(cost['tokens'], 0)} tokens"
+    if cost.get("flops") is not None:
+        passes += f", {words.operations(cost['flops'])} of the executor"
     dollars = "" if cost["dollars"] is None else f", {words.number(cost['dollars'], 2)} dollars"
     plans = cost.get("planning") or {"tokens": 0}
     wrote = f"; planners read {words.number(plans['tokens'], 0)} tokens to write plans" if plans["tokens"] else ""

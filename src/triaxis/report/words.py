@@ -30,6 +30,13 @@ def number(x: float | None, digits: int = 1, *, sign: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
+def operations(count: int) -> str:
+    """Floating-point operations in the unit that leaves one to three digits before the point."""
+    units = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
+    unit, size = next((u for u in units if count >= u[1]), units[-1])
+    return f"{number(count / size)} {unit}"
+
+
 def points(share: float | None, *, sign: bool = True) -> str:
     """A share in percentage points (0.05 is +5.0)."""
     return number(None if share is None else 100 * share, sign=sign)
