@@ -358,7 +358,8 @@ def test_a_changed_export_is_refused_and_leaves_nothing(name: str, tmp_path: Pat
         EXPORTS[name](s, tmp_path / name)
     data = (tmp_path / name).read_bytes()
     if name == "a.jsonl":
-        spoiled = [data.replace(b"a plain answer", b"a plain axswer"), data.rpartition(b"\n{")[0] + b"\n", data[:-20]]
+        swaps = [(b"a plain answer", b"a plain axswer"), (b"a plain answer", b"\\ud800"), (b"1099511627776", b"9" * 30)]
+        spoiled = [*(data.replace(*swap) for swap in swaps), data.rpartition(b"\n{")[0] + b"\n", data[:-20]]
     else:
         spoiled = [data[: len(data) // 2], data[:-9] + b"x" * 9, b""]
     for bad in spoiled:

@@ -241,7 +241,8 @@ def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         store.append([ROW])
     monkeypatch.undo()
     for write in (True, False):
-        with pytest.raises(UserError, match=f"store schema 0 is not {triaxis.store.SCHEMA}; use the triaxis that made it"):
+        now = triaxis.store.SCHEMA
+        with pytest.raises(UserError, match=f"store schema 0 is not {now}; use the triaxis that made it"):
             Store(path, write=write)
 
 

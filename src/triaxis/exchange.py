@@ -234,6 +234,10 @@ def _made(table: str, values: Mapping[str, Any]) -> Iterator[PlanRow | Row | Gra
     for name, kind in columns.items():
         if type(values[name]).__name__ != kind and not (name in GRADED and values[name] is None and not graded):
             raise ValueError(f"{table.removesuffix('s')} {values['id']!r}: {name} is another kind of value")
+        if kind == "int" and values[name] is not None and not -1 << 63 <= values[name] < 1 << 63:
+            raise ValueError(f"{table.removesuffix('s')} {values['id']!r}: {name} is out of range")
+        if kind == "str" and values[name] is not None:
+            values[name].encode()  # half of a surrogate pair is no text
     if table == "plans":
         yield PlanRow(**values)
         return
