@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # made_study
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # made_study, contrast
 
 
 def pytest_configure(config: pytest.Config) -> None:

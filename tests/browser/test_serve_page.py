@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contrast import FAINT
 from made_study import write_study
 
 from triaxis.report import render
@@ -27,8 +28,12 @@ def test_two_studies_are_compared_by_hand(browser: Any, tmp_path: Path) -> None:
         assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
         browser.look()
         browser.driver.save_screenshot(str(tmp_path / "list.png"))
-        browser.find("input[name=a][value='0']").click()
-        browser.find("input[name=b][value='1']").click()
+        for dark in (False, True):
+            browser.look(dark=dark)
+            counted, faint = browser.js(FAINT)
+            assert counted > 10
+            assert faint == {}
+        assert browser.js("return [...document.querySelectorAll('select')].map((s) => s.value)") == ["0", "1"]
         browser.find("button[type=submit]").click()
         browser.until("return location.pathname === '/compare'")
         assert browser.find("#differences p").text == "Nothing: one protocol."

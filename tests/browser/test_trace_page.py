@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from contrast import FAINT
 from made_study import HOSTILE
 
 from triaxis.conditions import Prompt, Scaffold
@@ -127,5 +128,13 @@ def test_nothing_overflows(browser, pair: list[Trace], tmp_path: Path, dark: boo
     browser.look(dark=dark, width=width)
     browser.open(write(pair, tmp_path))
     assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
+    for colour in ("chance", "step", "entropy", "none"):
+        browser.js(
+            "const c = document.getElementById('colour'); c.value = arguments[0]; c.dispatchEvent(new Event('change'))",
+            colour,
+        )
+        counted, faint = browser.js(FAINT)
+        assert counted > 50
+        assert faint == {}
     browser.driver.save_screenshot(str(tmp_path / "shot.png"))
     assert (tmp_path / "shot.png").stat().st_size > 5000
