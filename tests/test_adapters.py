@@ -266,6 +266,14 @@ def test_an_adapter_that_is_not_what_it_seems_is_refused(
         tiny.with_adapters(str(tmp_path))
 
 
+def test_an_adapter_may_be_larger_than_a_settings_file(make: Callable[..., str]) -> None:
+    """Of LLaDA-8B's size, r = 8, it is 45 MB; the limit on settings once refused everything over 4 MiB."""
+    folder = make(1, rank=160)
+    assert (Path(folder) / "adapter_model.safetensors").stat().st_size > 4 << 20
+    assert read_adapter(folder).parameters > 1e6
+    assert len(adapter_fingerprint(Path(folder))) == 12
+
+
 def test_the_fingerprint_follows_the_weights(make: Callable[..., str]) -> None:
     one, two = Path(make(1)), Path(make(2))
     assert adapter_fingerprint(one) != adapter_fingerprint(two)

@@ -36,7 +36,6 @@ MOST: Final = {
     "bank": 512 * MIB,
     "log": 512 * MIB,  # of a training
     "results": 2048 * MIB,  # logs of other harnesses hold every prompt
-    "weights": 1 << 40,  # of an adapter, when it is hashed; never held in memory at once
 }
 DEPTH: Final = 64  # brackets within brackets, in JSON, TOML and YAML
 NODES: Final = 200_000  # of a YAML document

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,22 +97,25 @@ def adapter_fingerprint(folder: Path) -> str:
     """Twelve hex digits over the files that decide what an adapter does. UserError where one is missing."""
     digest = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
-        digest.update(name.encode() + hashlib.sha256(_bytes(folder / name)).digest())
+        with _opened(folder / name) as f:
+            digest.update(name.encode() + hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()[:12]
 
 
-def _bytes(path: Path) -> bytes:
+def _opened(path: Path) -> BufferedReader:
+    """A file of an adapter, open for reading. UserError that says what is there instead."""
     try:
-        return read_bytes(path, "settings")
-    except OSError:
-        pickles = [p.name for p in path.parent.glob("*.bin")]
+        return path.open("rb")
+    except (OSError, ValueError):
+        pickles = [p.name for p in path.parent.glob("*.bin")] if path.parent.is_dir() else []
         hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
         raise UserError(f"{path.parent}: there is no {path.name}{hint}; give a folder saved by peft") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
+    _opened(path).close()
     try:
-        fields = parse_json(_bytes(path))
+        fields = parse_json(read_bytes(path, "settings"))
     except ValueError as e:
         raise UserError(f"{path}: not readable JSON ({e}); save the adapter again") from None
     if not isinstance(fields, dict):
@@ -122,7 +126,7 @@ def _json(path: Path) -> dict[str, Any]:
 def read_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Module name -> {"A": (r, inputs), "B": (outputs, r)} of an adapter folder. UserError for a foreign tensor."""
     path = folder / WEIGHTS
-    _bytes(path)
+    _opened(path).close()
     found: dict[str, dict[str, Tensor]] = {}
     try:
         with open_safetensors(path) as f:
