@@ -48,6 +48,7 @@ def test_a_forecast_has_the_forwards_of_the_study(tmp_path: Path) -> None:
     assert found.rows == 16  # the condition, and the baseline it is paired with
     assert found.dollars == pytest.approx(found.seconds, abs=0.1)
     assert 0 < found.memory_gb["weights"] < found.memory_gb["peak"]
+    assert 0.001 < found.memory_gb["batch"] < found.memory_gb["peak"]
     assert found.flops == pytest.approx(cost["flops"], rel=0.1)
     assert found.flops > 2 * found.tokens * 1e5
 

@@ -32,7 +32,7 @@ class Forecast:
     tokens: int
     flops: int  # of the executor
     dollars: float | None
-    memory_gb: dict[str, float]  # weights; peak: of this process, or of the GPU, during the calibration
+    memory_gb: dict[str, float]  # weights; batch: a full one; peak: of process or GPU, during the calibration
     calibration: dict[str, float]
 
     def plain(self) -> dict[str, Any]:
@@ -95,8 +95,13 @@ def _work(opened: OpenStudy, store: Store) -> tuple[int, int, int]:
 def _memory(opened: OpenStudy) -> dict[str, float]:
     import torch
 
-    network = opened.arms.executor.checkpoint.network
-    found = {"weights": sum(p.numel() * p.element_size() for p in network.parameters()) / 1e9}
+    from triaxis.sampling.cache import bytes_a_token, fitting_tokens
+
+    checkpoint, decode = opened.arms.executor.checkpoint, opened.arms.base_decode
+    network, rows = checkpoint.network, checkpoint.config.rows
+    length = decode.gen_length + max(len(opened.arms.executor.prompt_ids(i.question)) for i in opened.items)
+    batch = fitting_tokens(network, rows, decode, length) * bytes_a_token(network, rows, decode, length)
+    found = {"weights": sum(p.numel() * p.element_size() for p in network.parameters()) / 1e9, "batch": batch / 1e9}
     if next(network.parameters()).is_cuda:
         found["peak"] = torch.cuda.max_memory_allocated() / 1e9
     elif sys.platform != "win32":
