@@ -7,7 +7,7 @@ study alone, not on how many workers there are, on which was quicker, or on what
 
 from __future__ import annotations
 
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -235,9 +235,11 @@ class _Driver:
         self.store, self.arms, self.pool, self.size, self.progress, self.seen = store, arms, pool, size, progress, seen
         self.clock, self.present = Clock(store), store.row_ids()
         self.total = len(arms.items) * sum(map(arms.completions, arms.table))
+        self.plans = store.plans()
         self.answers: dict[tuple[str, str], Any] = {}  # plans made of rows
-        self.plain: deque[Unit] = deque()  # not laid out yet; their plans can be made here
-        self.planned: deque[Unit] = deque()  # not laid out yet; their plans may have to be written first
+        self.plain: dict[str, deque[Unit]] = {role: deque() for role in pool.crews}  # their plans can be made here
+        self.planned: deque[Unit] = deque()  # their plans may have to be written first
+        self.written = self.to_write = 0  # of those, for the progress
         self.laid: dict[str, deque[tuple[Unit, Bank]]] = {role: deque() for role in pool.crews}
         self.ready: dict[str, deque[Chunk]] = {role: deque() for role in pool.crews}
         if self.present and seen is not unseen:
@@ -249,7 +251,8 @@ class _Driver:
         for source in dict.fromkeys(c.plan for c in table if c.plan.startswith("rows:")):
             self.answers |= answers(self.store, self.arms, source)
         for unit in units(self.arms, table):
-            (self.planned if unit.planner else self.plain).append(unit)
+            (self.planned if unit.planner else self.plain[unit.role]).append(unit)
+        self.to_write += len(self.planned)
         while True:
             while self.planned and self.pool.room(_role(self.planned[0].planner)):
                 self._try(self.planned.popleft())
@@ -263,8 +266,8 @@ class _Driver:
     def _next(self, role: str) -> Chunk | None:
         """The next chunk of rows of a role, where one can be made now."""
         while not self.ready[role]:
-            if not self.laid[role] and self.plain:
-                self._try(self.plain.popleft())
+            if not self.laid[role] and self.plain[role]:
+                self._try(self.plain[role].popleft())
             elif not self.laid[role]:
                 return None
             else:
@@ -279,7 +282,7 @@ class _Driver:
         part = replace(self.arms, items=unit.items)
         sources = list(dict.fromkeys(c.plan for c in unit.table if c.plan and not c.plan.startswith("rows:")))
         try:
-            plans = bank.fill(self.store, replace(self.arms.maker, items=unit.items), sources)
+            plans = bank.fill(self.store, replace(self.arms.maker, items=unit.items), sources, self.plans)
         except Unwritten as needed:
             unit.owed = len(needed.items)
             for start in range(0, unit.owed, PLANNED):
@@ -288,8 +291,12 @@ class _Driver:
                     Chunk(_role(needed.planner), Asking(needed.planner, needed.writing), items, (unit,) * len(items))
                 )
             return
-        check_lengths(part, unit.table, {**plans, **self.answers})
-        self.laid[unit.role].append((unit, {**plans, **self.answers}))
+        shown = ChainMap(plans, self.answers)
+        check_lengths(part, unit.table, shown)
+        self.laid[unit.role].append((unit, shown))
+        if unit.planner:
+            self.written += 1
+            self.progress("planning", self.written, self.to_write)
 
     def _take(self, done: Done) -> None:
         if isinstance(done.chunk.tags[0], Unit):

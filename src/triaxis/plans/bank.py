@@ -28,12 +28,15 @@ def planner_plan_id(task: Task, planner: str, planner_identity: str, seed: int, 
     return identity({"item": item, "source": known, "seed": seed})
 
 
-def fill(store: Store, maker: Maker, sources: Sequence[str]) -> dict[tuple[str, str], PlanRow]:
+def fill(
+    store: Store, maker: Maker, sources: Sequence[str], held: dict[str, PlanRow] | None = None
+) -> dict[tuple[str, str], PlanRow]:
     """Make what is missing and return all plans of the sources by (source, item id).
 
-    Plans are appended part by part, so that an interruption costs one part and never a plan that was paid for.
+    Plans are appended part by part, so that an interruption costs one part and never a plan that was paid for. held:
+    the store's plans by id, for whoever calls this often; those made are added to it.
     """
-    present = store.plans()
+    present = store.plans() if held is None else held
     bank: dict[tuple[str, str], PlanRow] = {}
     for source in sources:
         ids = {item.id: plan_id(maker, source, item) for item in maker.items}
