@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -358,11 +359,14 @@ def write(a: argparse.Namespace) -> None:
         for folder in folders:
             regrade(folder, second=False)
         parts.append(f"## Prefix repair on {r.task}\n\n{repair.markdown(compare(r, a.out / 'prefix'))}")
+    else:
+        parts.append("\n".join(trained_only(a.out / "prefix", r.task)))
     for label in ("vote", "gold"):
         if (a.out / "distil" / f"{label}.json").is_file():
             told = json.loads((a.out / "distil" / f"{label}.json").read_text(encoding="utf-8"))
             parts.append(f"## Consensus distillation on {r.task}, label {label}\n\n{distilled.markdown(told)}")
-    (a.out / "tables.md").write_text("\n".join(parts), encoding="utf-8")
+    tables = re.sub(r"/[^\s\[\]|]*/(smollm2|planner-tuned|executor)\b", r"\1", "\n".join(parts))  # not where they lay
+    (a.out / "tables.md").write_text(tables, encoding="utf-8")
     (a.out / "card.md").write_text("\n".join(card(a.out, found)) + "\n", encoding="utf-8")
     if a.page:
         for name in ("card", "tables"):
@@ -375,6 +379,17 @@ def put(page: Path, name: str, text: str) -> None:
     head, rest = page.read_text(encoding="utf-8").split(f"<!-- {name}:begin -->")
     tail = rest.split(f"<!-- {name}:end -->")[1]
     page.write_text(f"{head}<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->{tail}", encoding="utf-8")
+
+
+def trained_only(out: Path, task: str) -> Iterator[str]:
+    """The losses of adapters whose studies are not there."""
+    yield f"## Prefix repair on {task}: trained, not measured\n"
+    yield "| adapter | seed | held-out loss before | best after |\n|---|---:|---:|---:|"
+    for folder in sorted((out / "adapters").glob("*-s*")):
+        lines = [json.loads(x) for x in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        losses = [x["held_loss"] for x in lines if "held_loss" in x]
+        kind, _, seed = folder.name.rpartition("-s")
+        yield f"| {kind} | {seed} | {losses[0]:.3f} | {min(losses[1:], default=losses[0]):.3f} |"
 
 
 def card(out: Path, found: Mapping[str, Any]) -> Iterator[str]:
