@@ -1,0 +1,100 @@
+"""Tables of docs/performance.md and docs/scale.md from what the benches printed, docs/measured/*.json.
+
+    python recipes/performance_tables.py [--check]
+
+A page marks where a table goes: `<!-- bench:NAME -->`, `<!-- bench:end -->`. --check: exit 1 where a page would change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKED = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
+
+
+def row(*cells: object) -> str:
+    """One row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def speed(found: Mapping[str, Any]) -> Iterator[str]:
+    """Seconds a sequence, share of the ceiling, and against the same run's own exact decoding and reference."""
+    timings = {(t["name"], t["batch"], t["temperature"]): t for t in found["timings"]}
+    ceiling = found["ceiling_tflops"]
+    yield f"{found['device']}; a large matrix product in the same run: {ceiling:.0f} TFLOP/s."
+    yield ""
+    yield "| | batch | T | seconds a sequence | of the ceiling | over exact, T=0 | reference over it | GB |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for (name, batch, heat), t in timings.items():
+        exact, reference = timings.get(("engine", batch, 0.0)), timings.get(("reference", batch, heat))
+        share = f"{t['share']:.0%}" if t["share"] else ""
+        over = f"{t['seconds'] / exact['seconds']:.3f}" if exact and name != "reference" and t is not exact else ""
+        faster = f"{reference['seconds'] / t['seconds']:.2f} x" if reference and name != "reference" else ""
+        label = name.replace("engine, ", "").replace("engine", "exact")
+        yield row(label, batch, f"{heat:g}", f"{t['seconds']:.4f}", share, over, faster, f"{t['memory_gb']:.1f}")
+    if found["agreement"]:
+        yield ""
+        yield from (f"- {way}: {share:.1%} of tokens equal" for way, share in found["agreement"].items())
+
+
+def training(found: Mapping[str, Any]) -> Iterator[str]:
+    """Tokens a second of adapter training."""
+    yield f"{found['device']}; {found['ceiling_tflops']:.0f} TFLOP/s; rows of {found['row_tokens']} tokens."
+    yield ""
+    yield "| | rows a step | tokens/s | of the ceiling | with what is computed twice | GB |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for t in found["timings"]:
+        shares = f"{t['share']:.0%}", f"{t['share_with_repeats']:.0%}"
+        yield row(t["name"], t["batch"], f"{t['tokens_per_second']:,.0f}", *shares, f"{t['memory_gb']:.1f}")
+
+
+def training_scale(found: Mapping[str, Any]) -> Iterator[str]:
+    """The same global batch on one and two GPUs."""
+    yield f"{found['device']}; {found['rows_a_step']} rows of {found['row_tokens']} tokens a step."
+    yield ""
+    yield "| | GPUs | tokens/s | ratio | GB a GPU | adapters differ by |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for t in found["runs"]:
+        many = t["processes"] > 1
+        ratio = f"{found['ratios'][t['way']]:.2f}" if many else "1"
+        apart = f"{found['differences'][t['way']]:.3f}" if many else ""
+        speed_ = f"{t['tokens_per_second']:,.0f}"
+        yield row(t["way"], t["processes"], speed_, ratio, f"{t['memory_gb']:.1f}", apart)
+
+
+TABLES: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "speed-h100": speed, "speed-h200-later": speed, "train-speed": training, "train-scale": training_scale,
+}  # fmt: skip
+
+
+def written(text: str) -> str:
+    """A page with its tables as measured."""
+
+    def table(mark: re.Match[str]) -> str:
+        found = json.loads((ROOT / "docs" / "measured" / f"{mark[2]}.json").read_text(encoding="utf-8"))
+        return mark[1] + "\n".join(TABLES[mark[2]](found)) + "\n" + mark[3]
+
+    return MARKED.sub(table, text)
+
+
+def main() -> int:
+    stale = []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        before = page.read_text(encoding="utf-8")
+        after = written(before)
+        if after != before:
+            stale.append(page.name)
+            if "--check" not in sys.argv:
+                page.write_text(after, encoding="utf-8")
+    print(f"{'stale' if '--check' in sys.argv else 'written'}: {', '.join(stale) or 'none'}")
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
