@@ -163,6 +163,32 @@ def test_a_hub_id_loads_from_the_hubs_cache_with_its_commit(
     assert load_checkpoint(str(folder)).revision == ""
 
 
+def test_a_study_of_a_hub_id_records_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from triaxis.models.folder import find_folder
+    from triaxis.study import Study
+
+    commit = "89abcdef0123456789abcdef0123456789abcdef"
+    snapshot = tmp_path / "models--org--model" / "snapshots" / commit
+    shutil.copytree(find_folder("tiny", "executor"), snapshot)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    study = Study(executor="org/model@v1", planners=(), n=2, conditions=("none",), decode={"steps": 6})
+    study.run(tmp_path / "out")
+    held = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))["executor"]
+    assert (held["name"], held["revision"]) == ("org/model@v1", commit)
+
+
+def test_a_mask_id_that_is_a_word_is_refused(tmp_path: Path, set_config: Setter) -> None:
+    from triaxis.models.folder import find_folder
+
+    copy = Path(shutil.copytree(find_folder("tiny", "executor"), tmp_path / "copy"))
+    set_config(copy, mask_token_id=40)
+    executor = triaxis.load_executor(str(copy))
+    with pytest.raises(UserError, match=r"mask_token_id=40 is the ordinary token .*own: 0 \(<\|mask\|>\)"):
+        executor.prompt_ids("How many?")
+
+
 @pytest.mark.usefixtures("no_hub")
 def test_a_folder_counts_before_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent.parent)

@@ -123,6 +123,7 @@ def executor_card(executor: Executor) -> dict[str, Any]:
         "content": family.content,
         "reply": family.reply,
         "ends": list(family.ends),
+        **({"notes": family.notes} if family.notes else {}),  # where its turns are not the hub's
     }
 
 

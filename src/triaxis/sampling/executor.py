@@ -63,8 +63,17 @@ class Executor:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The folder's tokenizer.json. UserError if it is missing or unreadable."""
-        return open_tokenizer(self.checkpoint.folder)
+        """The folder's tokenizer.json. UserError if it is missing or unreadable, or calls the mask id a plain word."""
+        found, mask = open_tokenizer(self.checkpoint.folder), self.checkpoint.config.mask_token_id
+        text = found.id_to_token(mask) or ""
+        if text and mask not in found.get_added_tokens_decoder() and "mask" not in text.lower():
+            marks = [f"{i} ({t})" for i, t in found.get_added_tokens_decoder().items() if "mask" in str(t).lower()]
+            known = ", ".join(marks) or "none of its added tokens is a mask"
+            raise UserError(
+                f"{self.checkpoint.folder}: mask_token_id={mask} is the ordinary token {text!r}; set it in config.json "
+                f"to the tokenizer's own: {known}"
+            )
+        return found
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
