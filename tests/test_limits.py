@@ -177,3 +177,28 @@ def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, small: None) -> Non
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match="no whole archive"):
         limits.check_zip(path, "results")
+
+
+def test_a_small_parquet_file_does_not_become_a_large_memory(tmp_path: Path) -> None:
+    """Ten thousand rows that name one text of a megabyte: 28 kilobytes, ten gigabytes unpacked."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    shared = arrow.DictionaryArray.from_arrays(arrow.array([0] * 10_000, arrow.int32()), arrow.array(["x" * 10**6]))
+    table = arrow.table({"id": list(range(10_000)), "text": shared})
+    for path, kept in ((tmp_path / "dictionary.parquet", True), (tmp_path / "plain.parquet", False)):
+        parquet.write_table(table, path, compression="zstd", store_schema=kept)
+        assert path.stat().st_size < 100_000
+        with pytest.raises(UserError, match="a thousand times the file"):
+            list(limits.parquet_records(limits.open_parquet(path), path))
+
+
+def test_records_of_a_parquet_file_are_those_written(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"a": ["x", None, "x", "\u2028"] * 50, "b": list(range(200)), "c": [0.5] * 200, "d": [True, False] * 100}
+    for kept in (True, False):
+        parquet.write_table(arrow.table(columns), tmp_path / "a.parquet", use_dictionary=kept)
+        found = list(
+            limits.parquet_records(limits.open_parquet(tmp_path / "a.parquet"), tmp_path / "a.parquet", rows=7)
+        )
+        assert found == [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

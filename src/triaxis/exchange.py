@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from triaxis.errors import UserError
-from triaxis.limits import open_parquet, parse_json, stream_lines
+from triaxis.limits import open_parquet, parquet_records, parse_json, stream_lines
 from triaxis.store import SCHEMA, TABLES, GradeRow, PlanRow, Row, Store, lock, refuse_sealed
 
 FORMAT = 1
@@ -202,16 +202,11 @@ def import_store(source: Path, folder: Path) -> dict[str, int]:
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    arrow, _ = _pyarrow()
     for table, file, columns in (("plans", plans_beside(path), _COLUMNS["plans"]), ("rows", path, _ROWS)):
         opened = open_parquet(file)
         if tuple(opened.schema_arrow.names) != tuple(columns):
             raise ValueError(f"{file.name} has other columns")
-        try:
-            for batch in opened.iter_batches(batch_size=PART):
-                yield from ((table, values) for values in batch.to_pylist())
-        except arrow.ArrowException as e:
-            raise ValueError(str(e)) from None
+        yield from ((table, values) for values in parquet_records(opened, file, PART))
 
 
 def _jsonl_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -247,13 +247,46 @@ def open_parquet(path: Path) -> Any:
     if length > HEADER:
         raise _over(path, f"a footer of {length:,} bytes, of which at most {_size(HEADER)} are read")
     try:
-        opened = pyarrow.parquet.ParquetFile(path, thrift_string_size_limit=HEADER, thrift_container_size_limit=10**6)
+        bounded = {"thrift_string_size_limit": HEADER, "thrift_container_size_limit": 10**6}
+        names = pyarrow.parquet.ParquetFile(path, **bounded).schema_arrow.names
+        opened = pyarrow.parquet.ParquetFile(path, read_dictionary=names, **bounded)  # texts stay as small as they are
         groups = [opened.metadata.row_group(i).total_byte_size for i in range(opened.metadata.num_row_groups)]
     except (pyarrow.ArrowException, OSError) as e:
         raise ValueError(" ".join(str(e).split())) from None
     if groups and max(groups) > GROUP:
         raise _over(path, f"a row group unpacks to {max(groups):,} bytes, of which {_size(GROUP)} are read")
     return opened
+
+
+def parquet_records(opened: Any, path: Path, rows: int = 10_000) -> Iterator[dict[str, Any]]:
+    """Records of a file of `open_parquet`, `rows` at a time. A text that many rows share is held once.
+
+    A few kilobytes can name one long text a million times: UserError once the texts come to more than a thousand times
+    the file, and 256 MiB. ValueError where it is damaged.
+    """
+    import pyarrow
+
+    most, total = max(256 * MIB, 1000 * path.stat().st_size), 0
+    try:
+        for batch in opened.iter_batches(batch_size=rows):
+            columns = [_column(c) for c in batch.columns]
+            total += sum(size for _, size in columns)
+            if total > most:
+                raise _over(path, f"its texts come to more than {_size(most)}, a thousand times the file")
+            for values in zip(*(found for found, _ in columns), strict=True):
+                yield dict(zip(batch.schema.names, values, strict=True))
+    except pyarrow.ArrowException as e:
+        raise ValueError(" ".join(str(e).split())) from None
+
+
+def _column(column: Any) -> tuple[list[Any], int]:
+    """Values of a column, and the bytes that they would take if each had its own."""
+    if not hasattr(column, "dictionary"):
+        return column.to_pylist(), column.nbytes
+    words = column.dictionary.to_pylist()
+    lengths = [len(w) if isinstance(w, str | bytes) else 8 for w in words]
+    places = column.indices.to_pylist()
+    return [None if p is None else words[p] for p in places], sum(lengths[p] for p in places if p is not None)
 
 
 def stream_lines(path: Path, most: int = 64 * MIB) -> Iterator[bytes]:
