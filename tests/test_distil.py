@@ -223,6 +223,11 @@ def test_every_verdict_can_be_reached() -> None:
     assert said(flat, 0.0, -0.2) == ["not resolved"]
 
 
+def test_a_richest_cell_below_greedy_is_said_beside_what_limits_it() -> None:
+    assert said({"data": 0.1}, over=-0.1, to=-0.2, gain=0.06, loss=0.11) == ["data-limited", "masked errors"]
+    assert said({"data": 0.1}, over=0.0, to=-0.2, gain=0.06, loss=0.11) == ["data-limited"]
+
+
 def test_a_flat_line_across_capacity_is_not_called_impossible() -> None:
     late = [Decided(0, 0.4, 0, 1), Decided(1, 0.97, 0.9, 1)]
     effects = {"rank": effect(0.0), "coverage": effect(0.1)}

@@ -13,12 +13,15 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from triaxis.models.adapters import CARD, CONFIG, WEIGHTS
 from triaxis.report.repair import grid
 from triaxis.report.words import p_value, points, span
+from triaxis.train.plateau import slope, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -36,12 +39,24 @@ def keep(out: Path) -> None:
         if found is not None:
             told = json.loads(found.read_text(encoding="utf-8"))
             told.pop("adapters", None)  # folders of the machine it ran on
+            if name == "factorial":
+                told["verdicts"] = read_again(told)
+                rank = next(e["verdict"] for e in told["effects"] if e["factors"] == ["rank"])
+                told["capacity"] = told["capacity"].replace("is flat", slope(rank), 1)
             (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
     homes = {"prefix": out / "repairs" / "adapters", "trust": out / "repairs" / "adapters"}
     homes["consensus"] = next((out / d for d in ("vote", "gold") if list((out / d).glob("consensus-s*"))), out / "vote")
     for kind, home in homes.items():
         if folders := [f for f in sorted(home.glob(f"{kind}-s*")) if (f / CONFIG).is_file()]:
             ship(min(folders, key=held_loss), SHIPPED / kind)
+
+
+def read_again(told: Json) -> list[dict[str, str]]:
+    """The verdicts by today's rules, of the stored effects."""
+    effects = {e["factors"][0]: SimpleNamespace(**e) for e in told["effects"] if len(e["factors"]) == 1}
+    over, to = SimpleNamespace(**told["over_greedy"]), SimpleNamespace(**told["to_target"])
+    rich = told["flips"][" ".join(levels[-1] for levels in told["factors"].values())]
+    return [asdict(v) for v in verdicts(effects, over, to, rich["gain"], rich["loss"])]  # type: ignore[arg-type]
 
 
 def held_loss(folder: Path) -> float:
@@ -158,15 +173,23 @@ def factorial(found: Json) -> Iterator[str]:
     ]
     yield "\n" + grid(["richer minus poorer level", "levels", "points", "by seed"], lines)
     yield "\n" + grid(["interaction", "points"], [[e["name"], effect(e)] for e in pairs])
-    accuracy = [c["accuracy"] for c in found["cells"]]
     yield (
-        f"\nCells: {100 * min(accuracy):.1f} to {100 * max(accuracy):.1f} % right; the richest minus greedy "
-        f"{effect(found['over_greedy'])}, minus its target {effect(found['to_target'])}.\n"
+        f"\nThe richest cell minus greedy {effect(found['over_greedy'])}, minus its target "
+        f"{effect(found['to_target'])}.\n"
     )
+    yield grid([*found["factors"], "right, %", "answers changed, %", "to right, %", "to wrong, %"], list(_cells(found)))
+    yield ""
     yield grid(
         ["before block", *(str(d["block"]) for d in found["decided"])],
         [["answers that stay, %", *(f"{100 * d['same']:.0f}" for d in found["decided"])]],
     )
+
+
+def _cells(found: Json) -> Iterator[list[str]]:
+    for c in found["cells"]:
+        levels = list(c["levels"].values())
+        flips = found["flips"][" ".join(levels)]
+        yield [*levels, *(f"{100 * x:.1f}" for x in (c["accuracy"], flips["answer"], flips["gain"], flips["loss"]))]
 
 
 TABLES = {"prefix": repair, "trust": repair, "distil-vote": distilled, "distil-gold": distilled, "factorial": factorial}

@@ -174,11 +174,12 @@ def verdicts(
         for name, e in sorted(effects.items(), key=lambda pair: -pair[1].value)
         if e.verdict == "lift"
     ]
+    unmet = over_greedy.verdict == "drop" or (not found and over_greedy.verdict != "lift")
+    if unmet and min(gain, loss) > 0 and gain + loss >= FLIPS:
+        changed = f"{100 * gain:.1f} % of the answers become right and {100 * loss:.1f} % become wrong"
+        found.append(Verdict("masked errors", f"{changed}: gains are there and are eaten up"))
     if found:
         return found
-    if over_greedy.verdict != "lift" and min(gain, loss) > 0 and gain + loss >= FLIPS:
-        changed = f"{100 * gain:.1f} % of the answers become right and {100 * loss:.1f} % become wrong"
-        return [Verdict("masked errors", f"{changed}: gains are there and are eaten up")]
     least = max((e.mde80 for e in effects.values() if e.mde80 is not None), default=None)
     see = "" if least is None else f"; with this N an effect of {100 * least:.1f} points would have been seen"
     return [Verdict("not resolved", f"no factor moves the richest cell that this N can show{see}")]
@@ -195,7 +196,7 @@ def capacity_note(
     if rank.verdict == "lift":
         return f"capacity helps ({_points(rank)}): the line is not flat"
     movers = [n for n, e in effects.items() if n != "rank" and e.verdict == "lift"]
-    parts = [f"the line across capacity is flat ({_points(rank)})"]
+    parts = [f"the line across capacity {slope(rank.verdict)} ({_points(rank)})"]
     if movers:
         parts.append(f"but {', '.join(movers)} move it, so what capacity cannot do another choice can")
     late = next((d for d in found if d.block == blocks - 1), None)
@@ -203,7 +204,12 @@ def capacity_note(
         where = f"{100 * late.same:.0f} % of the answers are decided before the last block begins"
         parts.append(f"{where}: an adapter that is on only there cannot change them at any size")
     parts += [f"capacity is worth {_points(e)} in the {where} cell" for where, e in simple.items()]
-    return "; ".join([*parts, "flat is therefore not evidence of impossibility"])
+    return "; ".join([*parts, "that is therefore not evidence of impossibility"])
+
+
+def slope(verdict: str) -> str:
+    """What a line across capacity does that does not rise."""
+    return "falls" if verdict == "drop" else "is flat"
 
 
 # ---------------------------------------------------------------- the whole
