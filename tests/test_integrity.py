@@ -167,6 +167,9 @@ def test_weights_planners_data_are_compared_with_what_they_were(mine: Path) -> N
 
     assert ("weights", "tiny") in spoiled(lambda c: c["executor"].update(fingerprint="000000000000"))
     assert ("planner", "tiny-planner-s") in spoiled(lambda c: c["planners"][0].update(identity="00/x"))
+    bank, asked = "file:tiny-planner-s", "openai:m@http://127.0.0.1:1/v1"
+    assert ("planner", bank) in spoiled(lambda c: c["planners"][0].update(name=bank, identity="bank/00"))
+    assert ("planner", asked) not in spoiled(lambda c: c["planners"][0].update(name=asked))  # out of reach: a note
     assert ("task", "gradeschool") in spoiled(lambda c: c["task"].update(revision="another"))
     assert ("items", "gradeschool") in spoiled(lambda c: c.update(items_hash="00"))
     assert codes(mine) == []
