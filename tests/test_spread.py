@@ -23,10 +23,10 @@ from triaxis.hands import Cast, Work, load
 from triaxis.jobs import PART, executor_card
 from triaxis.models.load import describe_checkpoint, load_checkpoint
 from triaxis.models.random import write_random
-from triaxis.report.study import Study
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.speed import SHAPES
 from triaxis.store import PlanRow, Row, Store
+from triaxis.study import Study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = {"steps": 12}

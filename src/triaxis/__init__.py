@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from triaxis.version import __version__
 
 _WHERE = {
+    "Compute": "triaxis.compute",
     "Decode": "triaxis.sampling.schedule",
     "Executor": "triaxis.sampling.executor",
     "load_executor": "triaxis.sampling.executor",
@@ -22,6 +23,7 @@ _WHERE = {
     "UserError": "triaxis.errors",
 }
 __all__ = [
+    "Compute",
     "Decode",
     "Estimate",
     "Executor",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from triaxis.compute import Compute
     from triaxis.errors import UserError
     from triaxis.estimate.paired import Estimate, paired
     from triaxis.models.planner import load_planner
