@@ -6,11 +6,11 @@
     python recipes/repairs/run.py distil    --out runs/repairs
     python recipes/repairs/run.py factorial --out runs/repairs
 
---reduced is 2 training seeds and N=300 with fewer training items and steps. Killed, any of them goes on where it
-stopped when it is run again with the same settings. --processes P shares the work among P processes (one thread each),
---spares adds processes on the CPU that take cells of the factorial, --minutes stops in time and collects the training
-seeds that are whole. The adapters lie in OUT/repairs/adapters (prefix, trust and their common control), OUT/vote and
-OUT/gold; a folder with adapter_config.json, adapter_model.safetensors and card.json is a whole adapter.
+--reduced is 2 training seeds and N=300 with fewer conditions, training items and steps. Killed, any of them goes on
+where it stopped when it is run again with the same settings. --processes P shares the work among P processes (one
+thread each), --spares adds processes on the CPU that take cells of the factorial, --minutes stops in time and collects
+the training seeds that are whole. The adapters lie in OUT/repairs/adapters (prefix, trust and their common control),
+OUT/vote and OUT/gold; a folder with adapter_config.json, adapter_model.safetensors and card.json is a whole adapter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,24 @@ class Size:
     factors: tuple[str, ...] = ("coverage", "span", "rank", "layers", "data")
     n: int = 1000
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    planners: tuple[str, ...] = ("tiny-planner-s", "tiny-planner-m", "tiny-planner-l")
+    conditions: tuple[str, ...] = ()  # of the repairs' studies; () is all
 
 
 SIZES: Mapping[str, Size] = {
     "full": Size(items=3200, asked=3000, blocks=(1, 3, 6), consensus=("steps=400",)),
     "reduced": Size(
-        items=1200, asked=600, blocks=(3,), repair=("steps=150", "every=50"), cell=("steps=100",),
-        factors=("coverage", "span", "rank"), n=300, seeds=(0, 1),
+        items=960, asked=600, blocks=(3,), repair=("steps=120", "every=60"), cell=("steps=100",),
+        factors=("coverage", "span", "rank"), n=300, seeds=(0, 1), planners=("tiny-planner-s", "tiny-planner-l"),
+        conditions=(
+            "hint", "plan-empty", "plan-empty-before", "xml-open", "json-empty", "filler", "gold-plan", "other-plan",
+            "counterfactual", "plan[tiny-planner-s]", "plan[tiny-planner-l]", "vote",
+        ),
     ),
     "toy": Size(
         items=12, asked=60, blocks=(3,), repair=("steps=2", "batch=4", "every=2"), consensus=("steps=2", "batch=4"),
-        cell=("steps=2", "batch=4"), factors=("coverage", "rank"), n=6, seeds=(0, 1),
+        cell=("steps=2", "batch=4"), factors=("coverage", "rank"), n=6, seeds=(0, 1), planners=("tiny-planner-s",),
+        conditions=("none", "hint", "filler", "gold-plan", "vote"),
     ),
 }  # fmt: skip
 
@@ -77,7 +84,7 @@ class Setting:
     planners: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     collect: Path | None = None
-    conditions: tuple[str, ...] = field(default=())
+    conditions: tuple[str, ...] = ()
 
 
 def note(name: str, stage: str, done: int, total: int, held: list[float] = [0.0]) -> None:  # noqa: B006
@@ -356,19 +363,17 @@ def main() -> None:
     parser.add_argument("--collect", type=Path, help="a folder for results, adapters and rows as archives")
     parser.add_argument("--executor", default="tiny")
     parser.add_argument("--task", default="gradeschool")
-    parser.add_argument("--planners", help="comma-separated; default: the three tiny ones")
-    parser.add_argument("--conditions", default="", help="of the repairs' studies; default: all")
+    parser.add_argument("--planners", help="comma-separated; default: the size's")
+    parser.add_argument("--conditions", default="", help="of the repairs' studies; default: the size's")
     parser.add_argument("--set", action="append", default=[], help="a setting of every recipe, such as rate=1e-3")
     a = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # the processes' own
-    from triaxis.study import TINY_PLANNERS
-
     size = SIZES[a.size]
     s = Setting(
         out=a.out.resolve(), size=size, n=a.n or size.n, executor=a.executor, task=a.task, changes=tuple(a.set),
         seeds=size.seeds if a.seeds is None else tuple(int(x) for x in a.seeds.split(",")), collect=a.collect,
-        planners=TINY_PLANNERS if a.planners is None else tuple(p for p in a.planners.split(",") if p),
-        conditions=tuple(c for c in a.conditions.split(",") if c),
+        planners=size.planners if a.planners is None else tuple(p for p in a.planners.split(",") if p),
+        conditions=tuple(c for c in a.conditions.split(",") if c) or size.conditions,
     )  # fmt: skip
     began = time.monotonic()
     units = units_of(STUDIES if a.name == "all" else (a.name,), s)
