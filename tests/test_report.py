@@ -150,7 +150,7 @@ def test_page_nests_names_its_parts_and_needs_nothing_else(html: str) -> None:
 def test_every_number_leads_to_its_method_and_its_commands(html: str) -> None:
     """Heads of columns of numbers link to a method; figures and tables of results to the commands of their part."""
     results, protocol = html.split('<section id="protocol">')
-    tables = re.findall(r"<table>(.*?)</table>", results, re.S)
+    tables = re.findall(r"<table[^>]*>(.*?)</table>", results, re.S)
     figures = re.findall(r"<figcaption>(.*?)</figcaption>", results, re.S)
     assert len(tables) > 10
     assert len(figures) > 6

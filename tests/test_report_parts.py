@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -21,7 +22,7 @@ from triaxis.report.answer import answers
 from triaxis.report.load import schema
 from triaxis.report.markdown import markdown
 from triaxis.report.page import commands
-from triaxis.report.sections import every_effect
+from triaxis.report.sections import cost, every_effect
 from triaxis.report.terminal import print_summary
 
 AXES = ("brittleness", "trust", "diversity")
@@ -106,6 +107,22 @@ def test_the_answer_to_a_grid_names_its_cost_and_its_factors(tmp_path: Path) -> 
     assert "means over the shapes of a grid" in answer.sentence
     assert "placement=reply" in answer.sentence  # the made-up study has it thirty points lower
     assert answer.verdict != "not measured"
+
+
+def test_costs_that_are_known_are_shown_and_others_left_out() -> None:
+    known: dict[str, Any] = {"seconds": 7325.0, "forwards": 12, "tokens": 3400, "dollars": None}
+    assert [row[0] for row in cost(known).rows] == [
+        "time of sampling and planning",
+        "forward passes",
+        "tokens they read",
+    ]
+    spent = {"forwards": 5, "tokens": 60, "requests": 0}
+    found = dict(cost({**known, "flops": 5_600_000_000_000_000, "dollars": 0.0123, "planning": spent}).rows)
+    assert found["operations of the executor"] == "5.6 PFLOP"
+    assert found["dollars"] == "0.0123"
+    assert found["time of sampling and planning"] == "2 h 02 min"
+    assert found["planners' forward passes to write plans"] == "5"
+    assert "requests to endpoints" not in found
 
 
 def test_failures_are_shown_with_their_differences(tmp_path: Path) -> None:

@@ -51,7 +51,6 @@ def page(summary: Json, protocol: Json, flips: Flips | None) -> str:
         **parts(summary),
         conditions=_conditions(summary, protocol),
         commands=commands(summary, protocol),
-        cost=_cost(summary["cost"]),
         flips=[] if shown is None else shown.pairs,
         shown_line="" if shown is None else shown_line(shown),
         data=None if shown is None else markup(embedded(shown.data)),
@@ -117,16 +116,6 @@ def _pairs(cards: Sequence[Json]) -> Iterator[tuple[str, str, str]]:
 def _compare(against: str, names: Sequence[str], vote: bool) -> str:
     arms = " ".join(shlex.quote(f"DIR:{n}") for n in (against, *names))
     return f"triaxis compare {arms}{' --vote' if vote else ''}"
-
-
-def _cost(cost: Json) -> str:
-    passes = f"{words.number(cost['forwards'], 0)} forward passes that read {words.number(cost['tokens'], 0)} tokens"
-    if cost.get("flops") is not None:
-        passes += f", {words.operations(cost['flops'])} of the executor"
-    dollars = "" if cost["dollars"] is None else f", {words.number(cost['dollars'], 2)} dollars"
-    plans = cost.get("planning") or {"tokens": 0}
-    wrote = f"; planners read {words.number(plans['tokens'], 0)} tokens to write plans" if plans["tokens"] else ""
-    return f"{words.duration(cost['seconds'])}{dollars}; {passes}{wrote}."
 
 
 def _footer(protocol: Json) -> str:

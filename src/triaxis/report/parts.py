@@ -19,6 +19,7 @@ def parts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "adapters": standing.adapters(axes.get("adapters")),
         "pipelines": sections.pipelines(axes.get("pipelines")),
         "failures": sections.failures(summary["conditions"]),
+        "cost": sections.cost(summary["cost"]),
         "scorecard": standing.scorecard(summary.get("prereg")),
         "published": standing.published(summary),
     }

@@ -296,6 +296,32 @@ def _lost(lost: Json | None) -> str:
     return words.DASH if not lost or not lost["items"] else f"{lost['format']} of {lost['items']}"
 
 
+def _paid(dollars: float | None) -> str | None:
+    return None if dollars is None else number(dollars, 2 if dollars >= 1 else 4)
+
+
+def cost(found: Json) -> Grid:
+    """What the whole study took; what nobody knows is left out."""
+    plans = found.get("planning") or {}
+
+    def many(count: int | None) -> str | None:
+        return number(count, 0) if count else None
+
+    rows: list[tuple[str, str | None]] = [
+        ("time of sampling and planning", words.duration(found["seconds"])),
+        ("dollars", _paid(found["dollars"])),
+        ("forward passes", number(found["forwards"], 0)),
+        ("tokens they read", number(found["tokens"], 0)),
+        ("operations of the executor", words.operations(found["flops"]) if found.get("flops") else None),
+        ("planners' forward passes to write plans", many(plans.get("forwards"))),
+        ("tokens these read", many(plans.get("tokens"))),
+        ("requests to endpoints", many(plans.get("requests"))),
+    ]
+    heads = [("what", ""), ("in all", "m-cost")]
+    caption = "What ran, once however many rows show it."
+    return Grid("Cost of the whole study", caption, heads, [(name, said) for name, said in rows if said is not None])
+
+
 # ---------------------------------------------------------------- effects in common
 
 
