@@ -1,4 +1,4 @@
-"""verify, seal, repair, export and import, and old schemas: a study is what was written, or it says what is not."""
+"""verify, seal, repair, export and import: a study is what was written, or it says what is not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from triaxis import migrations
 from triaxis.checksums import Tally, checksum
 from triaxis.cli import main
 from triaxis.errors import UserError
@@ -23,13 +22,12 @@ from triaxis.exchange import GRADED, export_jsonl, export_parquet, import_store,
 from triaxis.integrity import mend, seal, verify
 from triaxis.report.study import Study
 from triaxis.salvage import salvage
-from triaxis.store import SCHEMA, TABLES, GradeRow, PlanRow, Row, Store
+from triaxis.store import TABLES, GradeRow, PlanRow, Row, Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STUDY = Study(
     n=3, planners=("tiny-planner-s",), conditions=("gold-plan", "plan[tiny-planner-s]", "vote"), decode={"steps": 6}
 )
-OLD = sorted((Path(__file__).parent / "stores").glob("schema-*.sql"))
 ODD = Row(
     "odd",
     "none",
@@ -408,69 +406,6 @@ def test_exports_name_what_is_wrong(done: Path, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "b.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(UserError, match="not an export of a study"):
         list(read_export(tmp_path / "b.jsonl")) or import_store(tmp_path / "b.jsonl", tmp_path / "o")
-
-
-# ---------------------------------------------------------------- schemas
-
-
-def test_every_schema_of_the_past_is_recorded() -> None:
-    assert {p.stem.removeprefix("schema-") for p in OLD} == set(migrations.STEPS) == set(migrations.COLUMNS)
-    assert SCHEMA not in migrations.STEPS
-
-
-@pytest.mark.parametrize("recorded", OLD, ids=lambda p: p.stem)
-def test_an_old_store_is_read_as_it_is_and_migrated_by_a_writer(recorded: Path, tmp_path: Path) -> None:
-    path = tmp_path / "rows.sqlite"
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(recorded.read_text(encoding="utf-8"))
-        names = {t: ", ".join(f.name for f in fields(k)) for t, k in TABLES.items()}
-        if recorded.stem == "schema-2":
-            db.execute(f"INSERT INTO rows VALUES ({', '.join('?' * 14)})", vars_of(ODD))
-        db.commit()
-        held = {t: sorted(db.execute(f"SELECT {names[t]} FROM {t}")) for t in TABLES}
-        meta = dict(db.execute("SELECT key, value FROM meta"))
-    before = path.read_bytes()
-    assert len(held["rows"]) > 10
-    with Store(path, write=False) as s:
-        assert {t: sorted(s.values(t)) for t in TABLES} == held
-    assert path.read_bytes() == before
-    with Store(path, write=True) as s:
-        assert {t: sorted(s.values(t)) for t in TABLES} == held
-        assert {k: v for k, v in s.meta().items() if k in meta and k != "schema"} == {
-            k: v for k, v in meta.items() if k != "schema"
-        }
-        assert s.get("schema") == SCHEMA
-        s.append([replace(ODD, id="new", branch=1)])
-    with Store(tmp_path / "fresh.sqlite", write=True):
-        pass
-    made = [schema_of(tmp_path / name) for name in ("rows.sqlite", "fresh.sqlite")]
-    assert made[0] == made[1]
-    found = {f.code for f in verify(tmp_path).findings if f.severity == "damage"}
-    assert found <= {"protocol", "incomplete", "weights", "planner", "task", "items"}  # of the time it was recorded
-
-
-def schema_of(path: Path) -> dict[str, str]:
-    with closing(sqlite3.connect(path)) as db:
-        found = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
-    return {name: " ".join(sql.replace('"', "").split()) for name, sql in found}
-
-
-def test_a_migration_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "rows.sqlite"
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(OLD[0].read_text(encoding="utf-8"))
-
-    def interrupted(db: sqlite3.Connection, schema: str) -> None:
-        migrations.STEPS[schema](db)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("triaxis.store.migrate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            Store(path, write=True)
-    assert "checksum" not in schema_of(path)["rows"]
-    with Store(path, write=True) as s:
-        assert len(s.rows()) == 18
 
 
 # ---------------------------------------------------------------- checksums
