@@ -200,6 +200,9 @@ def test_random_weights_are_equal_wherever_they_are_drawn(tmp_path: Path) -> Non
     (folder / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="random_weights must be a whole number"):
         load_checkpoint(str(folder))
+    huge = write_random(tmp_path / "d", replace(config, d_model=65536, mlp_hidden_size=1 << 20, n_layers=64))
+    with pytest.raises(UserError, match=r"random weights of .* GB do not fit"):
+        load_checkpoint(str(huge))
 
 
 # ---------------------------------------------------------------- processes

@@ -73,7 +73,7 @@ class Place:
 
 
 Factory = Callable[[Place], Any]
-Work = Callable[[Any, Any, tuple[Any, ...]], Sequence[Any]]  # (state, common, items) -> one result an item
+Method = Callable[[Any, Any, tuple[Any, ...]], Sequence[Any]]  # (state, common, items) -> one result an item
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Crew:
     """
 
     factory: Factory
-    work: Work
+    work: Method
     main: bool = True
     gpu: bool = False
 

@@ -55,8 +55,22 @@ def fill_random(
     network: nn.Module, seed: int, dtype: torch.dtype, device: torch.device,
     put: Callable[[nn.Module, str, Tensor], None] = put_plain,
 ) -> None:  # fmt: skip
-    """Weights of a network built on the meta device: normal with deviation .02, norms 1. Made on `device`."""
+    """Weights of a network built on the meta device: normal with deviation .02, norms 1. Made on `device`.
+
+    UserError where it has no memory for them: a few lines of JSON can ask for any size.
+    """
+    size = sum(p.numel() for p in network.parameters()) * dtype.itemsize
+    held = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _memory()
+    if size > held:
+        raise UserError(
+            f"random weights of {size / 1e9:.3g} GB do not fit into {held / 1e9:.3g} GB; take a smaller shape"
+        )
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in list(network.named_parameters()):
         made = torch.empty(parameter.shape, dtype=dtype, device=device)
         put(network, name, made.fill_(1.0) if parameter.dim() == 1 else made.normal_(0, 0.02, generator=generator))
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
