@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from triaxis.estimate.arms import Table
 
 LARGE = 200_000  # rows from which further processes are worth their start
-RANGES = 128  # of ids, which are hashes: parts of a large store
+RANGES = 128  # parts of a large store
+CACHE = 64_000  # KB of pages that a reader keeps: of the grades, which lie in the order of their hashes
 WIDTH = len(Row.__dataclass_fields__) + 1  # columns of a row, with its checksum
 Cards = Sequence[Mapping[str, Any]]
 
@@ -32,8 +33,8 @@ def gather(store: Store, cards: Cards, workers: int = 1) -> Columns:
     `if __name__ == "__main__"`, as for any processes.
     """
     if workers == 1 or store.tally("rows").rows < LARGE:
-        return arranged(_part(store, cards, "", ""))
-    return arranged(join(_parts(store.path, cards, workers)))
+        return arranged(_part(store, cards))
+    return arranged(join(_parts(store, cards, workers)))
 
 
 def tabled(store: Store, columns: Columns, cards: Cards, n: int) -> Table:
@@ -63,22 +64,25 @@ def fetch(store: Store, ids: Sequence[str]) -> list[tuple[Row, GradeRow]]:
 
 def _graded(store: Store, where: str, *values: str) -> Iterator[Values]:
     """Values of rows, then those of their grades without the id; None for all of these where there is no grade."""
+    end = WIDTH - 1
     for found in store.ask(f"SELECT * FROM rows LEFT JOIN grades ON grades.row = rows.id {where}", *values):
-        row, grade = found[: WIDTH - 1], found[WIDTH:-1]
-        for kind, part, held in ((Row, row, found[WIDTH - 1]), (GradeRow, grade, found[-1])):
-            if not sound(kind, part, held) and part[0] is not None:
-                repair = f"run triaxis verify {store.path.parent} --repair"
-                raise UserError(f"{store.path}: {damaged(kind, part)} is damaged; {repair}, then run the study again")
-        yield (*row, *grade[1:])
+        row, grade = found[:end], found[WIDTH:-1]
+        if not sound(Row, row, found[end]):
+            raise _refused(store, Row, row)
+        if grade[0] is not None and not sound(GradeRow, grade, found[-1]):
+            raise _refused(store, GradeRow, grade)
+        yield row + grade[1:]
 
 
-def _part(store: Store, cards: Cards, low: str, high: str) -> Part:
-    """The rows with low <= id < high ("": no end)."""
+def _refused(store: Store, kind: type[Row | GradeRow], values: Values) -> UserError:
+    repair = f"run triaxis verify {store.path.parent} --repair, then run the study again"
+    return UserError(f"{store.path}: {damaged(kind, values)} is damaged; {repair}")
+
+
+def _part(store: Store, cards: Cards, where: str = "", *values: str) -> Part:
     names = {str(c["name"]) for c in cards}
-    ends = [(sign, end) for sign, end in ((">=", low), ("<", high)) if end]
-    where = "WHERE " + " AND ".join(f"rows.id {sign} ?" for sign, _ in ends) if ends else ""
-    found = _graded(store, where, *(end for _, end in ends))
-    return read((v for v in found if v[1] in names), reading(cards, partial(_plan, store)))
+    found = (v for v in _graded(store, where, *values) if v[1] in names)
+    return read(found, reading(cards, partial(_plan, store)))
 
 
 def _plan(store: Store, id: str) -> str:
@@ -88,22 +92,37 @@ def _plan(store: Store, id: str) -> str:
 # ---------------------------------------------------------------- several processes
 
 
-def _parts(path: Path, cards: Cards, workers: int) -> Iterator[Part]:
+def _parts(store: Store, cards: Cards, workers: int) -> Iterator[Part]:
     from triaxis.compute.pool import Pool
 
-    crews = {"reader": Crew(partial(_opened, path), _work)}
+    crews = {"reader": Crew(partial(_opened, store.path), _work)}
     compute = Compute(kind="processes", workers=workers)
-    bounds = ["", *(f"{256 * k // RANGES:02x}" for k in range(1, RANGES)), ""]
+    ranges = _ranges(store)
     with Pool(backend(compute), crews) as pool:
-        for low, high in pairwise(bounds):
-            pool.submit(Chunk("reader", cards, ((low, high),), (None,)))
+        for part in ranges:
+            pool.submit(Chunk("reader", cards, (part,), (None,)))
         while pool.busy:
             yield from pool.next().results
 
 
+def _ranges(store: Store) -> list[tuple[str, ...]]:
+    """Conditions, with their values, that split the rows as they lie: by their place, or by their hash in a store from
+    before rows had one. The first has no lower end and the last no upper one."""
+    ((sql,),) = store.ask("SELECT sql FROM sqlite_master WHERE name = 'rows'")
+    if "WITHOUT ROWID" in str(sql):
+        column, ends = "id", [f"{256 * k // RANGES:02x}" for k in range(1, RANGES)]
+    else:
+        ((last,),) = store.ask("SELECT max(rowid) FROM rows")
+        column, ends = "rowid", [str(last * k // RANGES) for k in range(1, RANGES)]
+    middle = [(f"WHERE rows.{column} >= ? AND rows.{column} < ?", *pair) for pair in pairwise(ends)]
+    return [(f"WHERE rows.{column} < ?", ends[0]), *middle, (f"WHERE rows.{column} >= ?", ends[-1])]
+
+
 def _opened(path: Path, place: Place) -> Store:
-    return Store(path, write=False)
+    store = Store(path, write=False)
+    list(store.ask(f"PRAGMA cache_size = -{CACHE}"))
+    return store
 
 
 def _work(store: Store, cards: Cards, ranges: tuple[Any, ...]) -> list[Part]:
-    return [_part(store, cards, low, high) for low, high in ranges]
+    return [_part(store, cards, where, *values) for where, *values in ranges]
