@@ -7,6 +7,7 @@ gigabytes. Drawn where the network runs, so a CPU and a GPU draw different ones.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
