@@ -710,6 +710,16 @@ _RUN = (  # commands that read and print; the others' arguments are parsed and n
 )  # fmt: skip
 
 
+def _forecast(data: bytes, place: Path) -> None:
+    """What a dry run printed, up to the prediction for a few GPUs."""
+    from triaxis.cli.simulate import _of_forecast
+    from triaxis.estimate.scaling import predict
+
+    load = _of_forecast(_put(place, "dry.json", data), 0)
+    if load.chunks < 10_000:
+        predict(load, 3)
+
+
 def _arguments(data: bytes, place: Path) -> None:
     """One argument a line, in a folder with a few files. stderr must be one line where the exit code is 2."""
     from triaxis.cli import main
@@ -855,5 +865,7 @@ READERS: Mapping[str, Reader] = {
     "planner-spec": Reader(_spec, "text", _these(
         b"openai:m/x@https://h.example:8000/v1", b"gguf:x", b"file:tiny-planner-s")),
     "training-data": Reader(_training, "lines", _training_seeds),
+    "forecast": Reader(_forecast, "json", _these(
+        b'{"rows": 400, "seconds": 105.5, "calibration": {"items": 4, "loading": 5.25, "seconds": 12}}')),
     "arguments": Reader(_arguments, "text", _cli_seeds, 0.3),
 }  # fmt: skip
