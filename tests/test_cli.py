@@ -99,6 +99,11 @@ def test_the_commands_and_flags_are_frozen() -> None:
         "speed": ["--speed"],
         "price_per_hour": ["--price-per-hour"],
         "dry_run": ["--dry-run"],
+        "compute_": ["--compute"],
+        "workers": ["--workers"],
+        "devices": ["--devices"],
+        "address": ["--address"],
+        "planner_workers": ["--planner-workers"],
         "json_": ["--json"],
     }
     assert flags("grade") == {"folder": ["folder"], "second": ["--second", "--no-second"], "json_": ["--json"]}
@@ -233,7 +238,7 @@ def test_resume_goes_on_without_repeating_the_settings(
     assert err == "triaxis: interrupted; what was written is safe: run the same command again to go on\n"
     with Store(tmp_path / "rows.sqlite", write=False) as store:
         before = store.rows()
-    assert len(before) == 5
+    assert 0 < len(before) <= 5  # as many as finished together
 
     refused(run("grade", str(tmp_path)), "has all its rows for", "run the study to its end first")
     code, out, err = run("diagnose", "--resume", "--out", str(tmp_path), "--json")
