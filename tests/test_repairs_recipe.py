@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tarfile
 from pathlib import Path
@@ -128,3 +129,40 @@ def test_a_shipped_adapter_fits_the_tiny_executor_and_is_small(kind: str) -> Non
     prompt = [executor.prompt_ids("Tom has 12 pens. Tom finds 7 more pens. How many pens are there?")]
     decode = executor.default_decode()
     assert executor.with_adapters(kind).generate_ids(prompt, decode)
+
+
+# ---------------------------------------------------------------- bad input, as a user meets it
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line a command says before it ends with 2."""
+    from triaxis.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(list(argv))
+    out = capsys.readouterr()
+    assert (stop.value.code, out.out, len(out.err.strip().splitlines())) == (2, "", 1), out.err
+    return out.err
+
+
+def test_an_adapter_of_another_family_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from triaxis.models.adapters import save_adapter
+
+    pairs = {"model.layers.0.self_attn.q_proj": (torch.zeros(4, 128), torch.zeros(128, 4))}
+    config = {"r": 4, "target_modules": ["q_proj"], "base_model_name_or_path": "Dream-org/Dream-v0-Instruct-7B"}
+    save_adapter(tmp_path / "dream", pairs, config, {})
+    said = refused(capsys, "diagnose", "--adapter", str(tmp_path / "dream"), "--n", "4", "--out", str(tmp_path / "out"))
+    assert "made for Dream-org/Dream-v0-Instruct-7B" in said
+    assert not (tmp_path / "out").exists()
+    said = refused(capsys, "diagnose", "--adapter", "prefixx", "--n", "4", "--out", str(tmp_path / "out"))
+    assert "did you mean 'prefix'" in said
+
+
+def test_a_task_without_rationales_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = tmp_path / "mine.jsonl"
+    rows = [{"question": f"Tom has {k} pens. How many pens are there?", "answer": str(k)} for k in range(1, 5)]
+    items.write_text("".join(json.dumps({**r, "split": "train" if k else "test"}) + "\n" for k, r in enumerate(rows)))
+    words = ["--task", f"jsonl:{items}", "--planners", "", "--items", "3", "--n", "1", "--out", str(tmp_path / "out")]
+    assert "has no worked solution to learn from" in refused(capsys, "train", "prefix", *words)
