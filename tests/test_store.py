@@ -343,3 +343,23 @@ with Store(Path(sys.argv[1]) / "rows.sqlite", write=True) as store:
         assert len(present) >= acknowledged
         assert len(present) % 7 == 0  # no half batch
         assert present == {f"r{i:07d}" for i in range(len(present))}
+
+
+def test_a_reader_undoes_what_a_power_cut_left_half_done(tmp_path: Path) -> None:
+    """A writer that died while it changed the file itself, its rollback journal beside it."""
+    path = tmp_path / "rows.sqlite"
+    with Store(path, write=True) as store:
+        store.append(rows(200))
+    program = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size=2")
+db.execute("BEGIN")
+db.execute("UPDATE rows SET text = 'half done'")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    assert path.with_name("rows.sqlite-journal").stat().st_size > 0
+    assert b"half done" in path.read_bytes()
+    with Store(path, write=False) as store:
+        assert store.rows() == rows(200)

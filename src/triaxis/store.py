@@ -134,6 +134,8 @@ class Store:
             raise UserError(f"{path}: there is no such file; give the folder of a finished or running study")
         if write:
             refuse_sealed(path.parent)
+        else:
+            _roll_back(path)
         with ExitStack() as opened:
             if write:
                 opened.enter_context(lock(path.parent))
@@ -381,6 +383,13 @@ def _said(e: Exception, what: str, path: Path, remedy: str) -> str:
     name = "SQLITE_CORRUPT" if isinstance(e, UnicodeDecodeError) else str(getattr(e, "sqlite_errorname", ""))
     move = next((m for code, m in _MOVES.items() if name.startswith(code)), "{remedy}")
     return f"{path}: {what} ({e}); {move.format(folder=path.parent, remedy=remedy)}"
+
+
+def _roll_back(path: Path) -> None:
+    """What a power cut left half changed in the file is undone, as the next writer would do it; a reader could not."""
+    if path.with_name(f"{path.name}-journal").exists() and not (path.parent / SEAL).exists():
+        with suppress(UserError, sqlite3.Error), lock(path.parent), closing(_connect(path, write=True)) as db:
+            db.execute("SELECT 1 FROM sqlite_master").fetchall()
 
 
 def _migrated(db: sqlite3.Connection, schema: str) -> sqlite3.Connection:
