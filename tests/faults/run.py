@@ -92,6 +92,17 @@ def table(counts: dict[str, Count]) -> str:
     return "\n".join([*lines, "| **all** | " + " | ".join(f"{x:,}" for x in total) + " |"]) + "\n"
 
 
+def added(paths: list[Path]) -> dict[str, Count]:
+    """The counts of several runs as one."""
+    total: dict[str, Count] = {}
+    for path in paths:
+        for name, held in json.loads(path.read_text()).items():
+            count = total.setdefault(name, Count())
+            for column in COLUMNS:
+                setattr(count, column, getattr(count, column) + held[column])
+    return total
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of every fault")
@@ -99,7 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="no new round after so many")
     parser.add_argument("--json", type=Path, help="write the counts and what was said there")
+    parser.add_argument("--sum", type=Path, nargs="+", help="run nothing: add up files that --json wrote")
     args = parser.parse_args(argv)
+    if args.sum:
+        print(table(added(args.sum)))
+        return 0
     home, chosen = fresh("whole"), dict[str, Callable[..., None]]()
     for name, fault, lacks in faults(args.only.split(",") if args.only else None):
         if lacks:
