@@ -140,3 +140,27 @@ def test_a_task_of_the_harness_without_its_data_is_one_line(file: Path) -> None:
         load_task("lm-eval:gsm9k")
     with pytest.raises(UserError, match=r"task 'lm-eval:gsm8k' does not load \(.*is its data here, or within reach"):
         load_task("lm-eval:gsm8k")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("gsm8k", "so\n#### {}"),
+        ("gsm8k/flexible-extract", "it is {} pens"),
+        ("gsm8k_cot_zeroshot", "The answer is {}."),
+    ],
+)
+def test_a_task_of_the_installed_harness(file: Path, monkeypatch: pytest.MonkeyPatch, spec: str, text: str) -> None:
+    """Its own settings on three documents instead of the hub's."""
+    import datasets
+
+    made = datasets.Dataset.from_list(DOCS)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(train=made, test=made))
+    task = load_task(f"lm-eval:{spec}")
+    items = sorted(task.items(), key=lambda i: i.id)
+    assert [i.answer for i in items] == ["7", "7", "30"]
+    assert DOCS[2]["question"] in items[2].question
+    assert [task.grade(text.format(x), items[2]).verdict for x in ("30", "31", "many")] == [
+        "right", "wrong", "unreadable"
+    ]  # fmt: skip

@@ -38,7 +38,16 @@ def test_the_command_parses(root: Any, line: str) -> None:
 
 def test_there_are_commands_for_each_machine() -> None:
     assert len(LINES) >= 12
-    for words in ("--dtype 4bit", "--device cuda:1", "--dry-run", "--speed balanced", "plans build", "tune"):
+    for words in (
+        "--quantize 4bit",
+        "--quantize 8bit",
+        "--task lm-eval:",
+        "--device cuda:1",
+        "--dry-run",
+        "--speed balanced",
+        "plans build",
+        "tune",
+    ):
         assert any(words in line for line in LINES), words
 
 

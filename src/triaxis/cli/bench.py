@@ -81,7 +81,7 @@ def _one_length(executor: Executor, n: int) -> list[list[int]]:
 @bench.command()
 def agreement(
     executor: ExecutorName = "tiny",
-    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE.")] = "gradeschool",
+    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, jsonl:FILE or lm-eval:NAME.")] = "gradeschool",
     n: Annotated[int, typer.Option(help="Items.")] = 100,
     seed: Annotated[int, typer.Option(help="Which items.")] = 0,
     margin: Annotated[float, typer.Option(help="Non-inferiority margin, a share: 0.05 = five points.")] = 0.05,

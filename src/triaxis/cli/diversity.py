@@ -16,7 +16,7 @@ def diversity(
     executor: Annotated[str, typer.Option(help="'tiny' or a checkpoint folder: before.")] = "tiny",
     after: Annotated[str, typer.Option(help="Another executor: after.")] = "",
     adapter: Annotated[str, typer.Option(help="An adapter schedule on the same executor: after.")] = "",
-    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE.")] = "gradeschool",
+    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, jsonl:FILE or lm-eval:NAME.")] = "gradeschool",
     n: Annotated[int, typer.Option(help="Items.")] = 100,
     k: Annotated[int, typer.Option(help="Branches of an item.")] = 5,
     temperatures: Annotated[str, typer.Option(help="Comma-separated temperatures.")] = "0.3,0.7,1.2",

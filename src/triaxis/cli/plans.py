@@ -61,7 +61,7 @@ def _say(bank: Bank, what: str, json_: bool, **more: object) -> None:
 def build_bank(
     planner: Annotated[str, typer.Option(help="The planner, as diagnose takes it.")],
     out: Out,
-    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE.")] = "gradeschool",
+    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, jsonl:FILE or lm-eval:NAME.")] = "gradeschool",
     n: Annotated[int | None, typer.Option(help="Items; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the items.")] = 0,
     split: Annotated[str, typer.Option(help="Split of the task.")] = "test",

@@ -41,11 +41,11 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a study (rows.sqlite, su
 @app.command()
 def diagnose(
     context: typer.Context,
-    executor: Annotated[str, typer.Option(help="'tiny' or a checkpoint folder.")] = "tiny",
+    executor: Annotated[str, typer.Option(help="'tiny', a checkpoint folder or a hub id.")] = "tiny",
     planners: Annotated[
         str | None, typer.Option(help="Comma-separated planners; default: the three tiny ones.")
     ] = None,
-    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE.")] = "gradeschool",
+    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, jsonl:FILE or lm-eval:NAME.")] = "gradeschool",
     n: Annotated[int, typer.Option(help="Items.")] = 100,
     seed: Annotated[str, typer.Option(help="Seed, or several: 0,1,2.")] = "0",
     preset: Annotated[

@@ -41,7 +41,7 @@ def grader(task: Task, items: Sequence[Item]) -> Callable[[int, str], tuple[str,
 @app.command()
 def tune(
     executor: Annotated[str, typer.Option(help="'tiny', a checkpoint folder or a hub id.")] = "tiny",
-    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, or jsonl:FILE.")] = "gradeschool",
+    task: Annotated[str, typer.Option(help="gradeschool, gsm8k, jsonl:FILE or lm-eval:NAME.")] = "gradeschool",
     n: Annotated[int, typer.Option(help="Items; 200 or more resolve five points.")] = 200,
     seed: Annotated[int, typer.Option(help="Which items.")] = 0,
     margin: Annotated[float, typer.Option(help="Points of accuracy given up at most, a share: 0.05 = five.")] = 0.05,
