@@ -28,6 +28,7 @@ from triaxis.train.data import Dataset, Example, Span, answer_offset, collate, e
 from triaxis.train.fit import attach, fit, held_loss
 from triaxis.train.loss import Masking, levels, mask_batch, masked_cross_entropy, scored_loss
 from triaxis.train.recipes import RECIPES, Recipe
+from triaxis.train.scale import difference, update
 
 if TYPE_CHECKING:
     from triaxis.sampling.executor import Executor
@@ -358,6 +359,7 @@ from tests.test_train_lora import SMALL, dataset
 from triaxis.train.fit import fit
 tiny = triaxis.load_executor("tiny", device="cpu")
 out, parts, sharded, recompute = sys.argv[1:]
+tiny.checkpoint.network.fuse()  # as on a GPU: weights are views of wider tensors
 recipe = replace(SMALL, steps=3, accumulate=int(parts), recompute=recompute == "True")
 fit(tiny, recipe, dataset(tiny), Path(out), held=dataset(tiny, 6, start=40), sharded=sharded == "True")
 """
@@ -391,8 +393,8 @@ def test_frozen_weights_in_parts_train_the_same_adapter(tmp_path: Path, again: b
     script = tmp_path / "shared.py"
     shared(script, tmp_path / "one", [sys.executable], 2, again=again)
     shared(script, tmp_path / "two", TWO, 1, sharded=True, again=again)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert all(torch.equal(one[k], two[k]) for k in one)
+    one, two = (update(tmp_path / n) for n in ("one", "two"))
+    assert 0 <= difference(one, two) < 1e-4  # weights side by side and apart: products may round differently
 
 
 @pytest.mark.parametrize(

@@ -168,12 +168,21 @@ def shard(objective: nn.Module, network: Decoder, base: Decoder, trained: Sequen
     for mine, its in zip(network.layers(), base.layers(), strict=True):
         mine.unfuse()
         its.unfuse()
+        _give_up(its)
+        _apart(mine)
         fully_shard(mine, mesh=mesh, ignored_params=whole)
         mine.forward = partial(run, mine)  # type: ignore[method-assign]
-        _give_up(its)
     network.run_layer = Layer.__call__  # its hooks gather the weights
     fully_shard(objective, mesh=mesh, ignored_params=whole)
     _give_up(base)
+
+
+def _apart(module: nn.Module) -> None:
+    """Weights that lie side by side in one tensor (`Layer.fuse`) each in one of their own: others cannot be split."""
+    for part in module.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None and not weight.is_contiguous():
+                part._parameters[name] = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
 
 
 def _give_up(module: nn.Module) -> None:

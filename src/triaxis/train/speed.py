@@ -108,11 +108,13 @@ class Report:
 # ---------------------------------------------------------------- what is trained
 
 
-def executor_of(shape: str, device: torch.device, layers: int | None = None) -> Executor:
-    """An executor of random weights."""
+def executor_of(
+    shape: str, device: torch.device, layers: int | None = None, dtype: torch.dtype | None = None
+) -> Executor:
+    """An executor of random weights: bf16 on a GPU, float32 on a CPU, unless `dtype` says."""
     config = lookup("shape", SHAPES, shape)
     config = replace(config, n_layers=min(layers or config.n_layers, config.n_layers))
-    network = random_network(config, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    network = random_network(config, device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32))
     return Executor(Checkpoint(f"{shape}, random", Path("."), card("llada"), config, network, "random"))
 
 
@@ -172,6 +174,7 @@ class Bench:
     tokens: int = ROWS
     layers: int | None = None
     steps: int = 2 * LOG_EVERY
+    dtype: torch.dtype | None = None
     executor: Executor | None = None
 
     def network_of(self, case: Case) -> Executor:
@@ -182,7 +185,7 @@ class Bench:
         if again or self.executor is None:
             self.executor = None
             self.clear()
-            made = executor_of(self.shape, self.device, self.layers)
+            made = executor_of(self.shape, self.device, self.layers, self.dtype)
             if not keep:
                 return made
             self.executor = made
