@@ -56,7 +56,7 @@ def training(found: Mapping[str, Any]) -> Iterator[str]:
 
 def training_scale(found: Mapping[str, Any]) -> Iterator[str]:
     """The same global batch on one and two GPUs."""
-    yield f"{found['device']}; {found['rows_a_step']} rows of {found['row_tokens']} tokens a step."
+    yield f"{found['device']}; {found['shape']}, {found['rows_a_step']} rows of {found['row_tokens']} tokens a step."
     yield ""
     yield "| | GPUs | tokens/s | ratio | GB a GPU | adapters differ by |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"

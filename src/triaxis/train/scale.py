@@ -114,7 +114,7 @@ def compare(a: argparse.Namespace) -> dict[str, Any]:
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
     return {
         "device": f"{a.processes} x {name}, torch {torch.__version__}", "shape": a.shape, "row_tokens": a.row_tokens,
-        "rows_a_step": a.rows * a.processes, "runs": ran,
+        "rows_a_step": a.rows * a.processes, "compiled": a.compiled, "runs": ran,
         "ratios": {r.way: r.tokens_per_second / single.tokens_per_second for r in others},
         "tokens_per_second": max(r.tokens_per_second for r in others),
         "differences": differences, "tolerance": SAME,
