@@ -151,9 +151,21 @@ def test_workers_that_always_die_at_their_start_end_the_run() -> None:
     one = Compute(kind="processes", workers=1)
     with (
         pool(one, pool_work.square, pool_work.dies_at_start) as opened,
-        pytest.raises(UserError, match="workers died 9 times with no result between"),
+        pytest.raises(UserError, match=r"workers died 4 times with no result .*SIGKILL"),
     ):
         results(opened, 1, range(3))
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import triaxis as tx\n"
+        "tx.Study(n=2, planners=(), conditions=('none',)).run('out', compute=tx.Compute(kind='processes', workers=1))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "a script needs its commands under if __name__ == '__main__'" in done.stderr.splitlines()[-1]
 
 
 def test_workers_end_when_the_driver_is_killed() -> None:

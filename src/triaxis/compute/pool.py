@@ -18,6 +18,7 @@ from triaxis.errors import UserError
 
 COSTS = 3  # workers that one item may cost
 SPLIT = 2  # workers that one chunk may cost before it is split
+DEATHS = 8  # workers, or four times as many as there are, that may die with no result between
 AHEAD = 2  # chunks that wait for each worker, at most
 SAFE = "what came back before is kept, and the same command goes on from there"
 
@@ -72,6 +73,7 @@ class Pool:
         self._slots: list[_Slot] = []
         self._results: deque[Done] = deque()
         self._since = 0  # deaths since the last result
+        self._begun = False  # whether a worker was ever ready
 
     def __enter__(self) -> Pool:
         try:
@@ -157,7 +159,7 @@ class Pool:
 
     def _take(self, slot: _Slot, event: Event) -> None:
         if isinstance(event, Ready):
-            slot.pid = event.pid
+            slot.pid, self._begun = event.pid, True
         elif isinstance(event, Died):
             self._lost(slot, event.why)
         elif isinstance(event, Failure):
@@ -184,7 +186,7 @@ class Pool:
         self.counts.deaths += 1
         self.counts.reasons.append(f"{role} {slot.number}: {why}")
         self._since += 1
-        most = max(8, 4 * len(self._slots))
+        most = max(DEATHS, 4 * len(self._slots)) if self._begun else COSTS
         if self._since > most:
             raise UserError(f"workers died {self._since} times with no result between (the last: {why}); {SAFE}")
         if died is not None:

@@ -19,6 +19,7 @@ from triaxis.compute import NO_GPUS, Compute, Crew, Died, Event, Place, Worker, 
 from triaxis.compute.work import answer, begin
 from triaxis.errors import UserError
 
+UNREADY = " before it was ready; a script needs its commands under if __name__ == '__main__'"
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -30,6 +31,7 @@ class Process:
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_serve, args=(theirs, crew, place, gpu))
         self.process.start()
+        self.ready = False
         theirs.close()  # now the pipe ends when the worker does
 
     def send(self, common: Any, items: tuple[Any, ...]) -> None:
@@ -44,10 +46,11 @@ class Process:
     def event(self) -> Event:
         try:
             said: Event = self.pipe.recv()
+            self.ready = True
             return said
         except (EOFError, OSError):
             self.process.join(10)
-            return Died(_ending(self.process.exitcode))
+            return Died(_ending(self.process.exitcode) + ("" if self.ready else UNREADY))
 
 
 def _ending(code: int | None) -> str:
