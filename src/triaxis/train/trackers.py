@@ -40,7 +40,9 @@ def _wandb(folder: Path, name: str, settings: Mapping[str, Any]) -> Opened:
 
 def _tensorboard(folder: Path, name: str, settings: Mapping[str, Any]) -> Opened:
     _import("tensorboard", "tensorboard")
-    writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder / "tensorboard"))
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"))
 
     def line(values: Mapping[str, Any]) -> None:
         for key, value in _numbers(values).items():
