@@ -68,8 +68,35 @@ def training_scale(found: Mapping[str, Any]) -> Iterator[str]:
         yield row(t["way"], t["processes"], speed_, ratio, f"{t['memory_gb']:.1f}", apart)
 
 
+def study_scale(found: Mapping[str, Any]) -> Iterator[str]:
+    """A study's rows by one worker, by all, and by all with one killed; what the model makes of it."""
+    a, kind = found["arguments"], found["arguments"]["backends"]
+    got, m = found[kind], found[kind]["parts"]
+    yield f"{found['machine']}; {a['shape']}, random weights; `--compute {kind}`; {got['rows']} rows of 128 new tokens in"
+    yield f"{a['steps']} steps, {a['chunk']} rows a chunk."
+    yield ""
+    yield "| workers | seconds | rows/s | ratio | rows equal to the first pass |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for p, equal in zip(got["passes"], [got["rows"], *got["equal_rows"]], strict=True):
+        who = f"{p['workers']}, one killed on the way" if p["killed"] else p["workers"]
+        ratio = f"{got['passes'][0]['seconds'] / p['seconds']:.2f}"
+        yield row(who, f"{p['seconds']:.2f}", f"{p['rows_per_second']:.2f}", ratio, f"{equal} of {got['rows']}")
+    yield ""
+    yield f"Workers ready after {got['ready_seconds']:.1f} s, compiled and captured after {got['warm_seconds']:.1f} s more;"
+    yield f"a chunk takes {m['chunk_mean']:.2f} s (deviation {m['chunk_spread']:.2f}),"
+    yield f"the driver {m['driver_per_row'] * 1e3:.2f} ms a row; {got['restarts']} worker restarted,"
+    yield f"{got['lost_or_doubled']} rows lost or doubled. Predicted from these parts:"
+    yield ""
+    yield "| workers | 250,000 rows, hours | ratio | efficiency | this run, predicted | measured |"
+    yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
+    for p in got["predicted"]:
+        both = [f"{p[n]:.2f} s" if n in p else "" for n in ("this_run", "measured")]
+        yield row(p["workers"], f"{p['hours']:.2f}", f"{p['ratio']:.2f}", f"{p['efficiency']:.1%}", *both)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "speed-h100": speed, "speed-h200-later": speed, "train-speed": training, "train-scale": training_scale,
+    "scale-processes": study_scale,
 }  # fmt: skip
 
 
