@@ -750,7 +750,9 @@ def _parsed(argv: list[str]) -> None:
     """Through click's own parsing of the command, without calling it."""
     import typer
 
-    from triaxis.cli import _ClickException, app, bench, diversity, evidence, plans, serve, study, trace, train  # noqa: F401
+    from triaxis.cli import (  # noqa: F401
+        _ClickException, app, bench, diversity, evidence, integrity, plans, serve, simulate, study, trace, train,
+    )  # fmt: skip
 
     command: Any = typer.main.get_command(app)
     rest = list(argv)
