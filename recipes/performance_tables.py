@@ -72,8 +72,8 @@ def study_scale(found: Mapping[str, Any]) -> Iterator[str]:
     """A study's rows by one worker, by all, and by all with one killed; what the model makes of it."""
     a, kind = found["arguments"], found["arguments"]["backends"]
     got, m = found[kind], found[kind]["parts"]
-    yield f"{found['machine']}; {a['shape']}, random weights; `--compute {kind}`; {got['rows']} rows of 128 new tokens in"
-    yield f"{a['steps']} steps, {a['chunk']} rows a chunk."
+    yield f"{found['machine']}; {a['shape']}, random weights; `--compute {kind}`;"
+    yield f"{got['rows']} rows of 128 new tokens in {a['steps']} steps, {a['chunk']} rows a chunk."
     yield ""
     yield "| workers | seconds | rows/s | ratio | rows equal to the first pass |"
     yield "| --- | ---: | ---: | ---: | ---: |"
@@ -82,7 +82,8 @@ def study_scale(found: Mapping[str, Any]) -> Iterator[str]:
         ratio = f"{got['passes'][0]['seconds'] / p['seconds']:.2f}"
         yield row(who, f"{p['seconds']:.2f}", f"{p['rows_per_second']:.2f}", ratio, f"{equal} of {got['rows']}")
     yield ""
-    yield f"Workers ready after {got['ready_seconds']:.1f} s, compiled and captured after {got['warm_seconds']:.1f} s more;"
+    yield f"Workers ready after {got['ready_seconds']:.1f} s,"
+    yield f"compiled and captured after {got['warm_seconds']:.1f} s more;"
     yield f"a chunk takes {m['chunk_mean']:.2f} s (deviation {m['chunk_spread']:.2f}),"
     yield f"the driver {m['driver_per_row'] * 1e3:.2f} ms a row; {got['restarts']} worker restarted,"
     yield f"{got['lost_or_doubled']} rows lost or doubled. Predicted from these parts:"
