@@ -751,7 +751,18 @@ def _parsed(argv: list[str]) -> None:
     import typer
 
     from triaxis.cli import (  # noqa: F401
-        _ClickException, app, bench, diversity, evidence, integrity, plans, serve, simulate, study, trace, train,
+        _ClickException,
+        app,
+        bench,
+        diversity,
+        evidence,
+        integrity,
+        plans,
+        serve,
+        simulate,
+        study,
+        trace,
+        train,
     )  # fmt: skip
 
     command: Any = typer.main.get_command(app)
