@@ -29,6 +29,9 @@ from triaxis.store import GradeRow, PlanRow, Row, Store, identity
 BRANCHES, SEEDS, PLANNER = 5, (0, 1, 2), "tiny-planner-l"
 BLOCK = 50  # items of one append
 SKILL = {"none": 0.6, "hint": 0.58, "plan-empty": 0.5, "gold-plan": 0.9, "other-plan": 0.35, "wrong-plan": 0.3}
+ORDERS = [
+    json.dumps({"order": random.Random(k).sample(range(64), 64)}, separators=(",", ":")) for k in range(997)
+]  # as a denoiser commits; one a row would take most of the time that making the study takes
 SUMMARY = """
 import json, sys
 from pathlib import Path
@@ -108,10 +111,9 @@ def rows_of(problem: Problem, table: list[Condition]) -> Iterator[Row | PlanRow 
                 answer = problem.answer if verdict == "right" else problem.answer + rng.randint(1, 6)
                 said = "" if verdict == "unreadable" else str(answer)
                 text = f"We go step by step, as always.\n{problem.steps}\nSo there are {said} coins.\n#### {said}"
-                order = json.dumps({"order": rng.sample(range(64), 64)}, separators=(",", ":"))
                 yield Row(
                     id, c.name, problem.id, branch, seed, plan.id if plan else "", prompt, text, 18_000, 64,
-                    rng.random() > 0.02, 60, -0.1, order,
+                    rng.random() > 0.02, 60, -0.1, rng.choice(ORDERS),
                 )  # fmt: skip
                 yield GradeRow(id, verdict, said, "marked" if said else "none", int(verdict == "right"))
 
