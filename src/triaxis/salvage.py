@@ -227,9 +227,9 @@ def _value(kind: int, raw: bytes) -> Any:
 def _take(found: Salvaged, meta: dict[str, str], values: Sequence[Any]) -> None:
     """Keep a record that is a sound row, plan or entry; anything else is none of ours."""
     *plain, held = values or [None]
-    if len(values) == 3 and all(isinstance(v, str) for v in plain) and held == checksum(plain):
-        if _count(plain[1]) >= _count(meta.get(plain[0], "")):  # pages of the past are read too: a count only grows
-            meta[plain[0]] = plain[1]
+    entry = len(values) == 3 and all(isinstance(v, str) for v in plain) and held == checksum(plain)
+    if entry and _count(plain[1]) >= _count(meta.get(plain[0], "")):  # old pages are read too: a count only grows
+        meta[plain[0]] = plain[1]
     kind = _WIDTHS.get(len(values))
     if kind is None:
         return
