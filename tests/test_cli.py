@@ -93,6 +93,7 @@ def test_the_commands_and_flags_are_frozen() -> None:
         "resume": ["--resume"],
         "device": ["--device"],
         "dtype": ["--dtype"],
+        "quantize": ["--quantize"],
         "prereg": ["--prereg"],
         "stop_when": ["--stop-when"],
         "rows_only": ["--rows-only"],
