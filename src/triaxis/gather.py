@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 LARGE = 200_000  # rows from which further processes are worth their start
 RANGES = 128  # parts of a large store
-CACHE = 64_000  # KB of pages that a reader keeps: of the grades, which lie in the order of their hashes
+CACHE = 16_000  # KB of pages that a reader keeps: of the grades, which lie in the order of their hashes
+MOST = 6  # readers: each takes about 110 MB, and a report of five million rows is to stay under 2 GB
 WIDTH = len(Row.__dataclass_fields__) + 1  # columns of a row, with its checksum
 Cards = Sequence[Mapping[str, Any]]
 
 
 def gather(store: Store, cards: Cards, workers: int = 1) -> Columns:
-    """The columns of the conditions in `cards`. workers: processes that read a large store; the result is the same.
+    """The columns of the conditions in `cards`. workers: processes that read a large store, at most MOST; the
+    result is the same.
 
     UserError where the store is damaged. With several workers a script that calls this needs
     `if __name__ == "__main__"`, as for any processes.
@@ -96,7 +98,7 @@ def _parts(store: Store, cards: Cards, workers: int) -> Iterator[Part]:
     from triaxis.compute.pool import Pool
 
     crews = {"reader": Crew(partial(_opened, store.path), _work)}
-    compute = Compute(kind="processes", workers=workers)
+    compute = Compute(kind="processes", workers=min(workers, MOST))
     ranges = _ranges(store)
     with Pool(backend(compute), crews) as pool:
         for part in ranges:
