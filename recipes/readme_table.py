@@ -1,4 +1,4 @@
-"""Put the tables of the README's own run into the README.
+"""Put the table of the README's own run into the README.
 
 python recipes/readme_table.py runs/first
 """
@@ -6,17 +6,30 @@ python recipes/readme_table.py runs/first
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from triaxis.report.markdown import markdown
+
+COLUMNS = ("axis", "effect", "points", "95 % interval", "n", "p (Holm)", "verdict")
+ROWS = re.compile(r"hint|plan-empty.*|filler.*|(content|net)\[.*|vote minus one branch")
+
+
+def chosen(table: str) -> Iterator[str]:
+    """The effects that answer the three questions, of the table of all effects."""
+    head, rule, *rows = ([c.strip() for c in line.strip("|").split("|")] for line in table.splitlines())
+    places = [head.index(name) for name in COLUMNS]
+    for row in (head, rule, *(r for r in rows if ROWS.fullmatch(r[1]))):
+        yield f"| {' | '.join(row[i] for i in places)} |"
 
 
 def main() -> None:
     """Replace the part of README.md between the table marks."""
     path = Path(__file__).resolve().parents[1] / "README.md"
     summary = json.loads((Path(sys.argv[1]) / "summary.json").read_text(encoding="utf-8"))
-    table = "\n\n".join(markdown(summary).split("\n\n")[:2])  # arms and effects; the report has the rest
+    table = "\n".join(chosen(markdown(summary).split("\n\n")[1]))  # arms, then effects; the report has the rest
     head, rest = path.read_text(encoding="utf-8").split("<!-- table:begin -->")
     tail = rest.split("<!-- table:end -->")[1]
     path.write_text(f"{head}<!-- table:begin -->\n{table}\n<!-- table:end -->{tail}", encoding="utf-8")
