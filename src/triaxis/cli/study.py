@@ -35,6 +35,24 @@ StopWhen = Annotated[str, typer.Option(help="'resolved': stop once every main co
 RowsOnly = Annotated[
     bool, typer.Option("--rows-only", help="Make plans and rows only; triaxis grade makes the rest, anywhere.")
 ]
+Preset = Annotated[
+    str,
+    typer.Option(help="quick, original, think-first, factorial, trust, diversity, or a .toml file of conditions."),
+]
+AdapterOf = Annotated[
+    str,
+    typer.Option(help="Adapter schedule, such as prefix or prefix@last:3: every executor arm with and without it."),
+]
+Quantize = Annotated[
+    str | None, typer.Option(help="8bit, or 4bit (extra quantize): the layers' projections in so many bits.")
+]
+Prereg = Annotated[
+    Path | None, typer.Option(help="Predictions (triaxis prereg new); their hash is stamped into the study.")
+]
+Speed = Annotated[str, typer.Option(help="exact, balanced or fast: the last two as triaxis tune found for this task.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Predict time, memory and dollars from a few items; keep nothing.")
+]
 Folder = Annotated[Path, typer.Argument(help="Folder of a study (rows.sqlite, summary.json).")]
 
 
@@ -48,19 +66,13 @@ def diagnose(
     task: Annotated[str, typer.Option(help="gradeschool, gsm8k, jsonl:FILE or lm-eval:NAME.")] = "gradeschool",
     n: Annotated[int, typer.Option(help="Items.")] = 100,
     seed: Annotated[str, typer.Option(help="Seed, or several: 0,1,2.")] = "0",
-    preset: Annotated[
-        str,
-        typer.Option(help="quick, original, think-first, factorial, trust, diversity, or a .toml file of conditions."),
-    ] = "quick",
+    preset: Preset = "quick",
     conditions: Annotated[str | None, typer.Option(help="Comma-separated conditions; default: all.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A decoding setting, such as steps=48.")] = None,
     plan_setting: Annotated[
         list[str] | None, typer.Option("--plan-set", help="A setting of the planners, such as budget=100.")
     ] = None,
-    adapter: Annotated[
-        str,
-        typer.Option(help="Adapter schedule, such as prefix or prefix@last:3: every executor arm with and without it."),
-    ] = "",
+    adapter: AdapterOf = "",
     alone: Annotated[bool, typer.Option("--alone", help="With --adapter: no arms without it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default: runs/<name of the study>.")] = None,
     resume: Annotated[
@@ -68,21 +80,13 @@ def diagnose(
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default: fp32 on a CPU, bf16 on a GPU.")] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="8bit, or 4bit (extra quantize): the layers' projections in so many bits.")
-    ] = None,
-    prereg: Annotated[
-        Path | None, typer.Option(help="Predictions (triaxis prereg new); their hash is stamped into the study.")
-    ] = None,
+    quantize: Quantize = None,
+    prereg: Prereg = None,
     stop_when: StopWhen = "",
     rows_only: RowsOnly = False,
-    speed: Annotated[
-        str, typer.Option(help="exact, balanced or fast: the last two as triaxis tune found for this task.")
-    ] = "exact",
+    speed: Speed = "exact",
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Dollars an hour of this machine costs.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Predict time, memory and dollars from a few items; keep nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     compute_: Where = "",
     workers: Workers = 0,
     devices: Devices = None,
