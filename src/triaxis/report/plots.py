@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from triaxis.report.ink import HAIR_PT, INK, SMALL_PT, twice
+from triaxis.report.ink import HAIR_PT, INK, SMALL_PT, Said, say, twice
 from triaxis.report.words import Kind, number, span, visible
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _words(figure: Figure, m: Mark, y: float, sign: bool, wide: bool) -> None:
 
 def _text(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
     """Text at a place in inches, centred on its height."""
-    figure.text(x, y, text, va="center_baseline", transform=figure.dpi_scale_trans, **style)
+    say(figure, Said(x, y, text, **style))
 
 
 def _line(figure: Figure, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:

@@ -165,7 +165,10 @@ def axis2(axis: Json | None) -> Json | None:
 
 
 def _leaks(planners: Sequence[Json]) -> Iterator[Named]:
-    for key, title in (("stated", "Content where the plan states the answer"), ("not_stated", "Content where not")):
+    for key, title in (
+        ("stated", "Content where the plan states the answer"),
+        ("not_stated", "Content where it does not"),
+    ):
         found = [(p["planner"], p["leaks"][key]) for p in planners if p["leaks"][key] is not None]
         if found and any(p["leaks"]["stated"] for p in planners):
             yield title, found
