@@ -20,6 +20,10 @@ def no_state(place: Place) -> None:
     raise UserError("no such model; give another")
 
 
+def too_large(place: Place) -> None:
+    raise MemoryError("16 GB")
+
+
 def dies_at_start(place: Place) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -139,6 +139,11 @@ def test_a_chunk_too_large_for_the_memory_is_halved(compute: Compute) -> None:
 def test_errors_cross_over(compute: Compute) -> None:
     with pool(compute, pool_work.square, pool_work.no_state) as opened, pytest.raises(UserError, match="no such model"):
         results(opened, 1, range(3))
+    with (
+        pool(compute, pool_work.square, pool_work.too_large) as opened,
+        pytest.raises(UserError, match=r"got ready .*16 GB"),
+    ):
+        results(opened, 1, range(3))
     with pool(compute, pool_work.broken) as opened, pytest.raises(WorkerFault, match="our own mistake") as fault:
         results(opened, 1, range(3))
     assert "in broken" in str(fault.value)  # with the worker's traceback

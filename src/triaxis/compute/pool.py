@@ -172,11 +172,13 @@ class Pool:
     def _failed(self, slot: _Slot, event: Failure) -> None:
         if event.kind == "user":
             raise UserError(event.text)
-        if event.kind == "bug" or slot.at is None:
+        if event.kind == "bug":
             raise WorkerFault(f"in worker {slot.number} of {slot.role!r}:\n{event.text}")
+        last = event.text.strip().splitlines()[-1]
+        if slot.at is None:
+            raise UserError(f"out of memory while a worker got ready ({last}); use fewer workers, or more devices")
         failed, slot.at = slot.at, None
         if len(failed.chunk.items) == 1:
-            last = event.text.strip().splitlines()[-1]
             raise UserError(f"out of memory with a single item ({last}); use a device with more memory; {SAFE}")
         self._split(failed)
 
