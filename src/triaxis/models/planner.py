@@ -373,7 +373,10 @@ def load_planner(spec: str, writing: Writing | None = None, *, device: str | Non
 
 def _load_folder(spec: str, writing: Writing, device: str | None) -> CausalPlanner:
     folder: Path = find_folder(spec, "planner")
-    read_config(folder)
+    fields = read_config(folder)
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if not isinstance(fields.get(name, 1), int):  # transformers' own message names it from version 5 on
+            raise UserError(f"{folder / 'config.json'}: {name}={str(fields[name])[:40]!r} is no whole number")
     shapes = _shapes(weight_files(folder))  # refuses pickles and broken files before transformers sees the folder
     if (folder / "tokenizer.json").is_file():
         open_tokenizer(folder)
@@ -439,9 +442,6 @@ def _open(folder: Path, shapes: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
     causal: Any = AutoModelForCausalLM
     options = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(str(folder), **options)
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
-        if not isinstance(getattr(config, name, 1), int):
-            raise ValueError(f"{name}={getattr(config, name)!r} is no whole number")
     if not 0 < config.num_hidden_layers <= len(shapes):
         raise ValueError(f"num_hidden_layers={config.num_hidden_layers}, but the files hold {len(shapes)} tensors")
     with torch.device("meta"):
