@@ -104,5 +104,10 @@ def test_a_protocol_card_of_empty_objects_has_a_page(tmp_path: Path) -> None:
     READERS["protocol"].run(json.dumps(protocol).encode(), tmp_path)
 
 
+@pytest.mark.parametrize("command", ["compare", "simulate", "report", "audit rows"])
+def test_a_name_that_no_file_can_have_is_one_line(command: str, tmp_path: Path) -> None:
+    READERS["arguments"].run("\n".join([*command.split(), "9" * 5000, "9" * 5000][:3]).encode(), tmp_path)
+
+
 def test_the_seeds_of_stores_change_values() -> None:
     assert len(_cell_seeds()) > 20

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the question's answer is "no", 2 unusable input with one l
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -77,6 +78,11 @@ def main(argv: list[str] | None = None) -> None:
             code = 2
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except OSError as e:
+        if e.errno != errno.ENAMETOOLONG:
+            raise
+        complain(f"{str(e.filename)[:80]}...: no file has a name that long; give a shorter one")
+        code = 2
     except (MemoryError, RuntimeError) as e:
         if not out_of_memory(e):
             raise
