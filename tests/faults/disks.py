@@ -125,8 +125,8 @@ def verify_or_new(folder: Path) -> bool:
     """Whether what is there is sound, or nothing was ever started there."""
     try:
         return verify(folder).ok
-    except UserError:
-        return not (folder / "rows.sqlite").exists() or not (folder / "rows.sqlite").stat().st_size
+    except UserError as e:
+        return "there is no such file" in str(e) or "no study was started there yet" in str(e)
 
 
 def _ghost(ids: set[str], place: Path) -> Child:

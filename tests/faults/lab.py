@@ -30,7 +30,7 @@ from triaxis.integrity import mend, verify
 from triaxis.models.planner import load_planner
 from triaxis.plans import bank, sources  # noqa: F401
 from triaxis.sampling import executor
-from triaxis.store import Row, Store
+from triaxis.store import PlanRow, Row, Store
 from triaxis.study import Study
 
 # without a page at its end: that is made of the summary, which is compared
@@ -260,15 +260,24 @@ class Lab:
 
 
 def without_seconds(folder: Path | None) -> dict[str, Any]:
+    """The summary without what a fault rightly changes: how long it took, how often an endpoint was asked."""
     assert folder is not None
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["cost"].pop("seconds")
+    summary["cost"]["planning"].pop("requests")
     return dict(summary)
 
 
 def contents(folder: Path) -> tuple[Any, ...]:
+    """Rows, plans without the number of requests they took, grades."""
     with Store(folder / "rows.sqlite", write=False) as s:
-        return s.rows(), s.plans(), s.grades()
+        return s.rows(), {k: _unasked(p) for k, p in s.plans().items()}, s.grades()
+
+
+def _unasked(plan: PlanRow) -> PlanRow:
+    detail = json.loads(plan.detail)
+    detail.get("cost", {}).pop("requests", None)
+    return replace(plan, detail=json.dumps(detail))
 
 
 def _shape(said: str, place: Path) -> str:
