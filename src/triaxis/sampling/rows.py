@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ class Rows:
         """Those rows, as a copy."""
         index = torch.tensor(picked, dtype=torch.long, device=self.canvas.device)
         values = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "packed")
-        picked_of = {
+        picked_of: dict[str, Any] = {
             name: [value[i] for i in picked] if isinstance(value, list) else value[index] for name, value in values
         }
         return Rows(**picked_of)
