@@ -136,7 +136,7 @@ class Batch(NamedTuple):
         valid = self.valid[index]
         valid = valid[:, : int(valid.sum(1).max())]
         whole = None if bool(valid.all()) else valid
-        return Batch(self.ids[index, : valid.shape[1]], whole, *(t[index] for t in self[2:]))  # type: ignore[misc]
+        return Batch(self.ids[index, : valid.shape[1]], whole, *(t[index] for t in self[2:]))
 
 
 def collate(data: Dataset, rows: Sequence[int]) -> Batch:
