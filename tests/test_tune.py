@@ -96,7 +96,7 @@ def test_operations_are_counted_from_the_sizes_that_a_store_keeps(run: Run, tmp_
     cost = json.loads(run(*argv)[1])["cost"]
     sizes = sizes_of(tiny.checkpoint.config)
     assert cost["flops"] == work_flops(sizes, cost["forwards"], cost["tokens"], tiny.default_decode().block_length) > 0
-    assert f"{cost['flops'] / 1e9:.1f} GFLOP of the executor" in (folder / "report.html").read_text(encoding="utf-8")
+    assert f"{cost['flops'] / 1e9:.1f} GFLOP" in (folder / "report.html").read_text(encoding="utf-8")
     with Store(folder / "rows.sqlite", write=True) as store:
         store.set("sizes", '{"width": "many"}')
     code, _, err = run("grade", str(folder))
