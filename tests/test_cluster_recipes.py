@@ -22,8 +22,13 @@ from triaxis.compute import Compute
 
 HOME = Path(__file__).resolve().parents[1] / "recipes"
 SCRIPTS = sorted((HOME / "slurm").glob("*.sbatch"))
+# The driver runs until the nodes that start beside it have said so.
 STAND_IN = """#!/bin/bash
 echo "$(basename "$0") $*" >> "$CALLS"
+case "$(basename "$0") $*" in
+  triaxis*--compute\\ ray*)
+    for _ in {1..100}; do (($(grep -c '^ray start' "$CALLS") > (SLURM_JOB_NUM_NODES > 1))) && exit; sleep .1; done ;;
+esac
 case "$(basename "$0")" in
   srun) while [[ $1 == --* ]]; do shift; done; exec "$@" ;;
   scontrol) printf 'node1\\nnode2\\nnode3\\n' ;;
