@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 guard.install()
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a script's background ignores Ctrl-C; tests send it all the same
+):  # in a script's background; tests send Ctrl-C all the same
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
