@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 
 guard.install()
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in a script's background; tests send Ctrl-C all the same
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; tests send Ctrl-C all the same
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
