@@ -1,7 +1,7 @@
-"""Results, adapters and rows of the repairs as archives small enough to carry, and folders made of them again.
+"""Results, adapters and rows of the repairs as archives small enough to carry.
 
 Of a row what cannot be made again is kept: item, condition, branch, seed, text and what it cost. Prompts are the
-task's and the plans', ids and grades are made anew.
+task's and the plans', ids and grades can be made anew; nothing here does so yet.
 """
 
 from __future__ import annotations
