@@ -100,6 +100,7 @@ def warnings(texts: Sequence[str]) -> None:
 
 
 def family(found: Family) -> None:
+    """Accuracies of the files, then every comparison with its verdict."""
     sides = list(dict.fromkeys(side for c in found.comparisons for side in (c.a, c.b)))
     level = f">{100 * found.comparisons[0].effect.level:g} % interval"
     table("", ("file", ">mean %", level, ">per item", ">dropped"), [_side(s) for s in sides])
@@ -134,6 +135,7 @@ def _effect(c: Comparison) -> Sequence[object]:
 
 
 def looks(names: Sequence[str], found: Sequence[Look | None], stopped: str, alpha: float) -> None:
+    """Where a sequential comparison stands at each look."""
     rows: list[Sequence[object]] = []
     for name, at in zip(names, found, strict=True):
         if at is None:
@@ -148,6 +150,7 @@ def looks(names: Sequence[str], found: Sequence[Look | None], stopped: str, alph
 
 
 def power(found: Mapping[str, Any], ladder: Sequence[tuple[int, float | None]]) -> None:
+    """What a design can see, or how many items an effect needs."""
     d, at = (
         100 * found["discordance"],
         f"{100 * found['power']:g} % power, alpha {found['alpha']:g}, {found['test']} McNemar",
@@ -180,6 +183,7 @@ def power(found: Mapping[str, Any], ladder: Sequence[tuple[int, float | None]]) 
 
 
 def claim(a: ClaimAudit) -> None:
+    """What one published claim's numbers can say."""
     rows = []
     for name, c in (("baseline", a.baseline), ("treatment", a.treatment)):
         low, high = c.interval()
@@ -222,6 +226,7 @@ def _paired_facts(a: ClaimAudit) -> list[tuple[str, str]]:
 
 
 def table_audit(found: TableAudit) -> None:
+    """The claims of one table, and what they share."""
     rows = []
     for r in found.rows:
         p, a = r.published, r.audit
@@ -239,6 +244,7 @@ def table_audit(found: TableAudit) -> None:
 
 
 def rows_audit(found: RowsAudit) -> None:
+    """What rows of another harness hold and lack."""
     rows = []
     for c in found.conditions:
         vote = (
@@ -268,6 +274,7 @@ def provenance(label: str) -> Text:
 
 
 def paper(p: Paper, setup: Mapping[str, str]) -> None:
+    """One registry entry with its claims."""
     console().print(Text(f"{p.id}  {p.citation}  ", style="bold") + provenance(p.label))
     if p.provenance_note:
         say(p.provenance_note, "dim")
@@ -284,6 +291,7 @@ def paper(p: Paper, setup: Mapping[str, str]) -> None:
 
 
 def registry_audit(found: Sequence[PaperAudit]) -> None:
+    """Every claim of the registry with its verdict."""
     for a in found:
         console().print(Text(f"\n{a.paper.id}  {a.paper.citation}  ", style="bold") + provenance(a.paper.label))
         fixed = a.sights[0].fixed if a.sights else {}
@@ -356,6 +364,7 @@ def _forest(s: Sight, reach: float) -> Text:
 def contradictions(
     across: Sequence[Clash], inside: Sequence[Clash], rows: Sequence[Variable], labels: Mapping[str, str]
 ) -> None:
+    """Claims that disagree, and the settings in which they differ."""
     say("\nContradictions: studies whose claims of one axis and task point in opposite directions", "bold")
     if not across:
         say("none")
@@ -398,6 +407,7 @@ def outcomes(title: str, standing: Standing, found: Sequence[Outcome]) -> None:
 
 
 def attribution(found: Attribution, check: Sequence[Term] | None) -> None:
+    """Main effects and interaction of a 2x2."""
     cells = [
         (", ".join(f"{f}={v}" for f, v in zip(found.factors, c, strict=True)), points(m, False))
         for c, m in found.cells.items()
