@@ -55,90 +55,46 @@ def changed(kind: str, changes: list[str] | None, family: str = "") -> Recipe:
     return override(default_recipe(kind, family), given)
 
 
-def _train(
-    kind: str, executor: str, task: str, planners: str | None, items: int, n: int, seeds: str, control: bool,
-    out: Path, setting: list[str] | None, device: str | None, conditions: str | None, dtype: str | None,
-    track: str, json_: bool,
-) -> None:  # fmt: skip
-    from triaxis.report.repair import markdown
-    from triaxis.report.repairs import Repair, run_repair
-    from triaxis.study import TINY_PLANNERS
+def _judged(kind: str, text: str) -> None:
+    """Register the command that trains the kind's adapter and its control and judges both."""
 
-    wanted = Repair(
-        kind=kind, recipe=recipe_of(kind, executor, setting), executor=executor, task=task, items=items, n=n,
-        planners=TINY_PLANNERS if planners is None else names(planners), seeds=numbers(seeds), control=control,
-        device=device, dtype=dtype, conditions=names(conditions), tracker=track,
-    )  # fmt: skip
-    with Bar() as bar:
-        found = run_repair(wanted, out, bar)
-    if not found:  # not the first of several processes
-        return
-    if json_:
-        print_json(found)
-    else:
-        sys.stdout.write(markdown(found) + f"\nreport: {out / 'repair.md'}\n")
+    @training.command(kind, help=text)
+    def command(
+        executor: Executor = "tiny", task: Task = "gradeschool", planners: Planners = None,
+        items: Annotated[int, typer.Option(help="Training items; each is shown in every tier.")] = 1600,
+        n: Annotated[int, typer.Option(help="Test items.")] = 300,
+        seeds: Seeds = "0",
+        control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
+        conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
+        out: Out = Path("runs") / kind, setting: Setting = None, device: Device = None, dtype: Dtype = None,
+        track: Track = "", json_: Json = False,
+    ) -> None:  # fmt: skip
+        from triaxis.report.repair import markdown
+        from triaxis.report.repairs import Repair, run_repair
+        from triaxis.study import TINY_PLANNERS
 
-
-@training.command()
-def prefix(
-    executor: Executor = "tiny", task: Task = "gradeschool", planners: Planners = None,
-    items: Annotated[int, typer.Option(help="Training items; each is shown in every tier.")] = 1600,
-    n: Annotated[int, typer.Option(help="Test items.")] = 300,
-    seeds: Seeds = "0",
-    control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
-    conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
-    out: Out = Path("runs/prefix"), setting: Setting = None, device: Device = None, dtype: Dtype = None,
-    track: Track = "", json_: Json = False,
-) -> None:  # fmt: skip
-    """Prefix robustness: the right answer under every shape of scaffold; before, after and control in one report."""
-    _train(
-        "prefix",
-        executor,
-        task,
-        planners,
-        items,
-        n,
-        seeds,
-        control,
-        out,
-        setting,
-        device,
-        conditions,
-        dtype,
-        track,
-        json_,
-    )
+        wanted = Repair(
+            kind=kind, recipe=recipe_of(kind, executor, setting), executor=executor, task=task, items=items, n=n,
+            planners=TINY_PLANNERS if planners is None else names(planners), seeds=numbers(seeds), control=control,
+            device=device, dtype=dtype, conditions=names(conditions), tracker=track,
+        )  # fmt: skip
+        with Bar() as bar:
+            found = run_repair(wanted, out, bar)
+        if not found:  # not the first of several processes
+            return
+        if json_:
+            print_json(found)
+        else:
+            sys.stdout.write(markdown(found) + f"\nreport: {out / 'repair.md'}\n")
 
 
-@training.command()
-def trust(
-    executor: Executor = "tiny", task: Task = "gradeschool", planners: Planners = None,
-    items: Annotated[int, typer.Option(help="Training items; each is shown in every tier.")] = 1600,
-    n: Annotated[int, typer.Option(help="Test items.")] = 300,
-    seeds: Seeds = "0",
-    control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
-    conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
-    out: Out = Path("runs/trust"), setting: Setting = None, device: Device = None, dtype: Dtype = None,
-    track: Track = "", json_: Json = False,
-) -> None:  # fmt: skip
-    """Content trust: plans of one shape that are right, wrong or counterfactual; the target is always right."""
-    _train(
-        "trust",
-        executor,
-        task,
-        planners,
-        items,
-        n,
-        seeds,
-        control,
-        out,
-        setting,
-        device,
-        conditions,
-        dtype,
-        track,
-        json_,
-    )
+_judged(
+    "prefix",
+    "Prefix robustness: the right answer under every shape of scaffold; before, after and control in one report.",
+)
+_judged(
+    "trust", "Content trust: plans of one shape that are right, wrong or counterfactual; the target is always right."
+)
 
 
 @training.command()
