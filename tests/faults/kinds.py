@@ -122,7 +122,7 @@ def memory_of_the_driver(lab: Lab) -> None:
     somewhen(lab, child)
     if child.alive():
         _no_more_memory(child.pid, -lab.rng.randrange(0, 64 << 20))
-    lab.hit(lab.note(child.wait()) != "done")
+    lab.hit(lab.note(child.wait(), speechless=True) != "done")
     lab.after(child)
     lab.finish()
 

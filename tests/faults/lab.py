@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import math_verify  # noqa: F401 - imported once, before the forks
+import torch
 
 from triaxis.compute import Compute
 from triaxis.errors import NO_MEMORY, UserError, out_of_memory
@@ -111,6 +112,9 @@ def start(study: Study, out: Path, *, before: Callable[[], object] = nothing, co
     if pid:
         os.close(handle)
         return Child(pid, Path(name))
+    torch.set_num_threads(
+        1
+    )  # a fork has no copy of its parent's pool of threads, and would wait for it
     try:
         _tell(handle, "said", _run(study, out, handle, before, compute))
     finally:
@@ -210,10 +214,13 @@ class Lab:
         self.count.injected += whether
         self.count.missed += not whether
 
-    def note(self, child: Child) -> str:
-        """Count how a run ended by itself; anything but its end or one clear line is unclear."""
+    def note(self, child: Child, *, speechless: bool = False) -> str:
+        """Count how a run ended by itself; anything but its end or one clear line is unclear.
+
+        speechless: the fault can take its last word too, as where nothing can be allocated; then its rows speak alone.
+        """
         said = child.said
-        clear = said == "done" or (said.startswith("refused: ") and "; " in said and "\n" not in said)
+        clear = speechless or said == "done" or (said.startswith("refused: ") and "; " in said and "\n" not in said)
         self.count.unclear += not clear
         self.count.said[_shape(said, self.place)] += 1
         return said

@@ -30,9 +30,10 @@ import re
 import threading
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from triaxis.tasks.base import Grade, Item
 
@@ -355,13 +356,21 @@ def second_opinion(text: str, gold: str) -> bool | None:
     if alone and _TOWER.search(gold + " " + seen):
         return None
     limit = None if alone else SECOND_SECONDS
-    try:
-        want = parse(f"${gold}$" if "\\" in gold and "$" not in gold else gold, parsing_timeout=limit)
-        if not want:
-            return None
-        return bool(verify(want, parse(seen, parsing_timeout=limit), timeout_seconds=limit))
-    except TimeoutException:  # the alarm rang between its own two handlers
+
+    def asked(call: Callable[..., Any], *what: object, unread: object, **how: object) -> Any:
+        """By itself math-verify takes every error for unreadable text, also a want of memory, which is none."""
+        try:
+            return call(*what, raise_on_error=True, **how)
+        except (MemoryError, SystemError):
+            raise
+        except (Exception, TimeoutException):
+            return unread
+
+    want = asked(parse, f"${gold}$" if "\\" in gold and "$" not in gold else gold, unread=[], parsing_timeout=limit)
+    if not want:
         return None
+    answer = asked(parse, seen, unread=[], parsing_timeout=limit)
+    return any(asked(verify, g, a, unread=False, timeout_seconds=limit) for g, a in product(want, answer))
 
 
 def grade_many(task: Task, texts: Sequence[str], items: Sequence[Item], *, second: bool = False) -> list[Grade]:
