@@ -112,9 +112,7 @@ def start(study: Study, out: Path, *, before: Callable[[], object] = nothing, co
     if pid:
         os.close(handle)
         return Child(pid, Path(name))
-    torch.set_num_threads(
-        1
-    )  # a fork has no copy of its parent's pool of threads, and would wait for it
+    torch.set_num_threads(1)  # a fork has no copy of its parent's pool of threads, and would wait for it
     try:
         _tell(handle, "said", _run(study, out, handle, before, compute))
     finally:
