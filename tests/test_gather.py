@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 from made_study import write_study
 
-from triaxis import gather
+from triaxis import gather, kept
 from triaxis.errors import UndefinedEstimate, UserError
 from triaxis.estimate.columns import Columns, Part, arranged, join, objects, once, read, reading
 from triaxis.estimate.marks import Continues
-from triaxis.store import Store
+from triaxis.report import render
+from triaxis.store import SEAL, Store
 from triaxis.summary import summarise
 
 
@@ -117,3 +119,88 @@ def test_openers_are_found_as_they_stand() -> None:
     assert goes_on("we add  3 AND 4", "p", "none")
     assert not goes_on("we add 3 and 4", "p", "marked")
     assert not Continues((), lambda _: "")("anything", "", "none")
+
+
+# ---------------------------------------------------------------- columns that are kept
+
+
+@pytest.fixture
+def large(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the study, which now counts as a large one."""
+    monkeypatch.setattr(gather, "LARGE", 1)
+    for name in ("rows.sqlite", "protocol.json", "summary.json"):
+        (tmp_path / name).write_bytes((study / name).read_bytes())
+    return tmp_path
+
+
+def columns(folder: Path, **how: Any) -> Columns:
+    with Store(folder / "rows.sqlite", write=False) as store:
+        return gather.gather(store, protocol(folder)["conditions"], **how)
+
+
+def test_columns_are_taken_from_the_file_beside_the_store(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = columns(large)
+    assert not (large / kept.FILE).exists()
+    columns(large, keep=True)
+    monkeypatch.setattr(gather, "_part", None)  # the rows are not read again
+    assert same(read, columns(large))
+
+
+def test_a_report_is_the_same_byte_for_byte_from_kept_columns(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    render(large)
+    page = (large / "report.html").read_bytes()
+    monkeypatch.setattr(gather, "_part", None)
+    render(large)
+    assert (large / "report.html").read_bytes() == page
+
+
+def _more_rows(folder: Path) -> None:
+    with Store(folder / "rows.sqlite", write=True) as store:
+        row = store.rows()[0]
+        store.append([replace(row, id="new", item="another")])
+
+
+def _other_grades(folder: Path) -> None:
+    with Store(folder / "rows.sqlite", write=True) as store:
+        store.replace_grades([replace(g, verdict="wrong") for g in store.grades().values()])
+
+
+def _cut_short(folder: Path) -> None:
+    path = folder / kept.FILE
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _one_byte(folder: Path) -> None:
+    path = folder / kept.FILE
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)
+
+
+def _rubbish(folder: Path) -> None:
+    (folder / kept.FILE).write_bytes(b"\xff" * 100)
+
+
+def _forged(folder: Path) -> None:
+    """A file with a right stamp and a right hash whose codes stand for no words."""
+    with Store(folder / "rows.sqlite", write=False) as store:
+        cards = protocol(folder)["conditions"]
+        found, stamp = gather.gather(store, cards), kept.stamp(store, cards)
+    found.rows.answer[0] = len(found.rows.words)
+    kept.keep(found, folder, stamp)
+
+
+@pytest.mark.parametrize("change", [_more_rows, _other_grades, _cut_short, _one_byte, _rubbish, _forged])
+def test_kept_columns_that_are_not_the_stores_are_not_taken(change: Callable[[Path], None], large: Path) -> None:
+    columns(large, keep=True)
+    change(large)
+    with Store(large / "rows.sqlite", write=False) as store:
+        cards = protocol(large)["conditions"]
+        assert kept.load(large, kept.stamp(store, cards)) is None
+        assert same(columns(large), arranged(gather._part(store, cards)))
+
+
+def test_nothing_is_kept_where_nothing_may_be_written(large: Path) -> None:
+    (large / SEAL).write_text("{}")
+    columns(large, keep=True)
+    assert sorted(p.name for p in large.iterdir() if "columns" in p.name) == []

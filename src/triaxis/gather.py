@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triaxis import kept
 from triaxis.compute import Chunk, Compute, Crew, Place, backend
 from triaxis.errors import UserError
 from triaxis.estimate.columns import Columns, Part, Values, arranged, join, read, reading
@@ -27,16 +28,23 @@ WIDTH = len(Row.__dataclass_fields__) + 1  # columns of a row, with its checksum
 Cards = Sequence[Mapping[str, Any]]
 
 
-def gather(store: Store, cards: Cards, workers: int = 1) -> Columns:
-    """The columns of the conditions in `cards`. workers: processes that read a large store, at most MOST; the
-    result is the same.
+def gather(store: Store, cards: Cards, workers: int = 1, *, keep: bool = False) -> Columns:
+    """The columns of the conditions in `cards`. workers: processes that read a large store, at most MOST. keep: leave
+    the columns of a large store in a file beside it (`kept.py`); whoever comes next takes them from there. The result
+    is the same.
 
     UserError where the store is damaged. With several workers a script that calls this needs
     `if __name__ == "__main__"`, as for any processes.
     """
-    if workers == 1 or store.tally("rows").rows < LARGE:
+    if store.tally("rows").rows < LARGE:
         return arranged(_part(store, cards))
-    return arranged(join(_parts(store, cards, workers)))
+    folder, made_of = store.path.parent, kept.stamp(store, cards)
+    if (there := kept.load(folder, made_of)) is not None:
+        return there
+    found = arranged(_part(store, cards) if workers == 1 else join(_parts(store, cards, workers)))
+    if keep:
+        kept.keep(found, folder, made_of)
+    return found
 
 
 def tabled(store: Store, columns: Columns, cards: Cards, n: int) -> Table:

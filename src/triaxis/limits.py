@@ -210,8 +210,8 @@ def _kind(value: Any) -> str:
 
 
 @contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """`safetensors.safe_open` as torch tensors, once the header's length is within HEADER and the file.
+def open_safetensors(path: Path, framework: str = "pt") -> Iterator[Any]:
+    """`safetensors.safe_open` as torch tensors, or NumPy arrays ("np"), once the header is within HEADER and the file.
 
     Tensors cannot be larger than the file. OSError where it cannot be read, ValueError where it is damaged, while it is
     opened and while it is read.
@@ -223,7 +223,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     if length > HEADER:
         raise ValueError(f"a header of {length:,} bytes, of which at most {_size(HEADER)} are read")
     try:
-        with safe_open(path, "pt") as opened:
+        with safe_open(path, framework) as opened:
             yield opened
     except SafetensorError as e:
         raise ValueError(" ".join(str(e).split())) from None

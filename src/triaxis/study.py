@@ -177,8 +177,7 @@ def _made(
             _stamp(store, prereg)
         for part in _parts(s):
             fill(store, part.arms, progress, seen)
-            keep = store.grades() if store.get("grader") == GRADER else {}
-            grade(store, s.task, part.items, progress, keep=keep)
+            grade(store, s.task, part.items, progress)
             store.set("items", str(len(part.items)))
             if study.stop_when and settled(store, s.protocol, len(s.items) - len(part.items)):
                 break

@@ -11,9 +11,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from triaxis.cost import Sizes, dollars, work_flops
@@ -41,23 +40,38 @@ def held_protocol(folder: Path, form: Mapping[str, Any] = STUDY) -> dict[str, An
 
 def grade(
     store: Store, task: Task, items: Sequence[Item], progress: Progress = silent,
-    *, second: bool = True, keep: Mapping[str, GradeRow] = MappingProxyType({}),
+    *, second: bool = True, anew: bool = False,
 ) -> None:  # fmt: skip
-    """Grade every stored row that has no grade in `keep`; the result replaces all stored grades. Needs no model."""
+    """Grade the stored rows of `items` that have no grade of this grader. Needs no model, and never all rows at once.
+
+    anew: every row; the result replaces all stored grades in one transaction, so a kill leaves the old ones.
+    """
+    anew = anew or store.get("grader") != GRADER
+    places = store.places(ungraded=not anew)
+    made = _grades(store, places, task, {i.id: i for i in items}, second, progress)
+    if anew:
+        store.replace_grades(chain.from_iterable(made))
+        store.set("grader", GRADER)
+    else:
+        for part in made:
+            store.append(part)
+    progress("grading", len(places), len(places))
+
+
+_TOGETHER = 500  # rows that are read, graded and written together
+
+
+def _grades(
+    store: Store, places: Sequence[int], task: Task, item: Mapping[str, Item], second: bool, progress: Progress
+) -> Iterator[list[GradeRow]]:
     from triaxis.tasks.grading import grade_many
 
-    item = {i.id: i for i in items}
-    rows = [r for r in store.rows() if r.item in item]
-    made = [keep[r.id] for r in rows if r.id in keep]
     asked = {None: -1, True: 1, False: 0}
-    for _, group in groupby((r for r in rows if r.id not in keep), key=lambda r: r.condition):
-        progress("grading", len(made), len(rows))
-        part = list(group)
+    for start in range(0, len(places), _TOGETHER):
+        progress("grading", start, len(places))
+        part = [r for r in store.at(places[start : start + _TOGETHER]) if r.item in item]
         graded = grade_many(task, [r.text for r in part], [item[r.item] for r in part], second=second)
-        made += [GradeRow(r.id, g.verdict, g.answer, g.how, asked[g.second]) for r, g in zip(part, graded, strict=True)]
-    store.replace_grades(made)
-    store.set("grader", GRADER)
-    progress("grading", len(rows), len(rows))
+        yield [GradeRow(r.id, g.verdict, g.answer, g.how, asked[g.second]) for r, g in zip(part, graded, strict=True)]
 
 
 def summarise(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> dict[str, Any]:
@@ -66,7 +80,7 @@ def summarise(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> di
     from triaxis.estimate.prereg import scorecard
     from triaxis.gather import gather, tabled
 
-    n, columns = int(store.get("items") or protocol["n"]), gather(store, protocol["conditions"], workers)
+    n, columns = int(store.get("items") or protocol["n"]), gather(store, protocol["conditions"], workers, keep=True)
     t = tabled(store, columns, protocol["conditions"], n)
     lines = axes.condition_rows(t)
     seconds, price = float(store.get("seconds") or 0), store.get("price_per_hour")
@@ -200,7 +214,7 @@ def regrade(folder: Path, progress: Progress = silent, *, second: bool = True, w
         was = protocol["task"]["revision"]
         raise UserError(f"{folder}: task {spec['task']!r} is now revision {task.revision}, its rows are of {was}")
     with Store(folder / "rows.sqlite", write=True) as store:
-        grade(store, task, task.items(spec["n"], seed=spec["seeds"][0]), progress, second=second)
+        grade(store, task, task.items(spec["n"], seed=spec["seeds"][0]), progress, second=second, anew=True)
         summary = summarise(store, protocol, workers)
         write_json(folder / "summary.json", summary)
     if not (folder / "protocol.json").exists():  # rows alone were brought here

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from triaxis.cli import app, print_json
-from triaxis.cli.tune import grader  # registers tune
-from triaxis.errors import UserError, lookup, override
+from triaxis.cli.options import Dtype, Json, Quantize, bits
+from triaxis.cli.tune import measure as measured_modes  # registers tune
+from triaxis.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from triaxis.sampling.agreement import Row
@@ -21,7 +22,6 @@ bench = typer.Typer(
     name="bench", help="Measure decoding and training: speed, and what approximate modes change.", no_args_is_help=True
 )
 app.add_typer(bench)
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="'tiny', a checkpoint folder or a hub id.")]
 
@@ -88,34 +88,24 @@ def agreement(
     modes: Annotated[str, typer.Option(help="Semicolon-separated modes; default: all.")] = "",
     setting: Annotated[list[str] | None, typer.Option("--set", help="A decoding setting, such as steps=48.")] = None,
     device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
     json_: Json = False,
 ) -> None:
     """Tokens changed, answers flipped, accuracy lost and time saved by each approximate mode, on your own task."""
-    from triaxis.cli.options import settings
-    from triaxis.sampling.agreement import agreement as compare
     from triaxis.sampling.agreement import presets
-    from triaxis.sampling.executor import load_executor
-    from triaxis.sampling.speed import say
-    from triaxis.tasks import load_task
 
-    if not 0 < margin < 1:
-        raise UserError(f"--margin {margin:g} is not a share between 0 and 1; write five points as 0.05")
-    known = load_task(task)
-    items = known.items(n, seed=seed)
-    loaded = load_executor(executor, device=device)
-    decode = override(loaded.default_decode(), settings(setting or []))
-
-    prompts = [loaded.prompt_ids(item.question) for item in items]
-    names = [m.strip() for m in modes.split(";") if m.strip()]
-    rows = compare(loaded, prompts, decode, grader(known, items), margin=margin, modes=names, say=say)
-    chosen = presets(rows, decode)
+    m = measured_modes(
+        executor, task, n=n, seed=seed, margin=margin, modes=modes, setting=setting, device=device,
+        dtype=bits(dtype, quantize),
+    )  # fmt: skip
     if json_:
         print_json(
-            {"executor": loaded.name, "task": task, "n": len(items), "margin": margin, "decode": decode.card(),
-             "modes": [r.plain() for r in rows], "presets": chosen}
+            {"executor": m.executor.name, "task": task, "n": m.n, "margin": margin, "decode": m.decode.card(),
+             "modes": [r.plain() for r in m.rows], "presets": presets(m.rows, m.decode)}
         )  # fmt: skip
         return
-    sys.stdout.write(_table(rows) + "\n")
+    sys.stdout.write(_table(m.rows) + "\n")
 
 
 def _table(rows: Sequence[Row]) -> str:

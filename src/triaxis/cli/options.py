@@ -31,6 +31,10 @@ Where = Annotated[
 Workers = Annotated[int, typer.Option(help="Workers with an executor; default: one a GPU, else one a CPU core.")]
 Devices = Annotated[str | None, typer.Option(help="Devices of processes: cuda:0,cuda:1; default: all GPUs.")]
 Address = Annotated[str, typer.Option(help="A running Ray cluster, such as auto; default: one on this machine.")]
+Dtype = Annotated[str | None, typer.Option(help="fp32 or bf16; default: fp32 on a CPU, bf16 on a GPU.")]
+Quantize = Annotated[
+    str | None, typer.Option(help="8bit, or 4bit (extra quantize): the layers' projections in so many bits.")
+]
 PlannerWorkers = Annotated[int, typer.Option(help="Workers with the planners, beside those with an executor.")]
 
 

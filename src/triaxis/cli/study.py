@@ -15,7 +15,9 @@ from triaxis.cli.options import (
     Address,
     Bar,
     Devices,
+    Dtype,
     PlannerWorkers,
+    Quantize,
     Where,
     Workers,
     bits,
@@ -42,9 +44,6 @@ Preset = Annotated[
 AdapterOf = Annotated[
     str,
     typer.Option(help="Adapter schedule, such as prefix or prefix@last:3: every executor arm with and without it."),
-]
-Quantize = Annotated[
-    str | None, typer.Option(help="8bit, or 4bit (extra quantize): the layers' projections in so many bits.")
 ]
 Prereg = Annotated[
     Path | None, typer.Option(help="Predictions (triaxis prereg new); their hash is stamped into the study.")
@@ -79,7 +78,7 @@ def diagnose(
         bool, typer.Option("--resume", help="Go on with the study in --out, with its own settings.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default: fp32 on a CPU, bf16 on a GPU.")] = None,
+    dtype: Dtype = None,
     quantize: Quantize = None,
     prereg: Prereg = None,
     stop_when: StopWhen = "",

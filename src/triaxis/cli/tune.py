@@ -6,16 +6,19 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from triaxis.cli import app, print_json
+from triaxis.cli.options import Dtype, Json, Quantize, bits
 from triaxis.errors import UserError, lookup, override
 from triaxis.limits import parse_json, read_text
 
 if TYPE_CHECKING:
+    from triaxis.sampling.agreement import Row
     from triaxis.sampling.executor import Executor
+    from triaxis.sampling.schedule import Decode
     from triaxis.tasks.base import Item, Task
 
 SPEEDS = ("exact", "balanced", "fast")
@@ -38,6 +41,38 @@ def grader(task: Task, items: Sequence[Item]) -> Callable[[int, str], tuple[str,
     return grade
 
 
+class Measured(NamedTuple):
+    """Every mode asked for, on one executor and task."""
+
+    executor: Executor
+    task: Task
+    n: int
+    decode: Decode  # the exact protocol they were measured against
+    rows: list[Row]
+
+
+def measure(
+    executor: str, task: str, *, n: int, seed: int, margin: float, modes: str, setting: list[str] | None,
+    device: str | None, dtype: str | None,
+) -> Measured:  # fmt: skip
+    """Each approximate mode beside the exact protocol, on the same items. UserError for what cannot be measured."""
+    from triaxis.cli.options import settings
+    from triaxis.sampling.agreement import agreement
+    from triaxis.sampling.executor import load_executor
+    from triaxis.sampling.speed import say
+    from triaxis.tasks import load_task
+
+    if not 0 < margin < 1:
+        raise UserError(f"--margin {margin:g} is not a share between 0 and 1; write five points as 0.05")
+    known, loaded = load_task(task), load_executor(executor, device=device, dtype=dtype)
+    items = known.items(n, seed=seed)
+    decode = override(loaded.default_decode(), settings(setting or []))
+    prompts = [loaded.prompt_ids(item.question) for item in items]
+    names = [m.strip() for m in modes.split(";") if m.strip()]
+    rows = agreement(loaded, prompts, decode, grader(known, items), margin=margin, modes=names, say=say)
+    return Measured(loaded, known, len(items), decode, rows)
+
+
 @app.command()
 def tune(
     executor: Annotated[str, typer.Option(help="'tiny', a checkpoint folder or a hub id.")] = "tiny",
@@ -49,26 +84,20 @@ def tune(
     modes: Annotated[str, typer.Option(help="Semicolon-separated modes; default: all.")] = "",
     out: Annotated[Path | None, typer.Option(help="File; default: tuned/<executor>-<task>.json.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")] = False,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    json_: Json = False,
 ) -> None:
     """Measure every approximate mode on your task and keep what --speed balanced and fast mean there."""
-    from triaxis.cli.options import settings
-    from triaxis.sampling.agreement import agreement, presets
-    from triaxis.sampling.executor import load_executor
-    from triaxis.sampling.speed import say
-    from triaxis.tasks import load_task
+    from triaxis.sampling.agreement import presets
 
-    if not 0 < margin < 1:
-        raise UserError(f"--margin {margin:g} is not a share between 0 and 1; write five points as 0.05")
-    known, loaded = load_task(task), load_executor(executor, device=device)
-    items = known.items(n, seed=seed)
-    decode = override(loaded.default_decode(), settings(setting or []))
-    prompts = [loaded.prompt_ids(item.question) for item in items]
-    names = [m.strip() for m in modes.split(";") if m.strip()]
-    rows = agreement(loaded, prompts, decode, grader(known, items), margin=margin, modes=names, say=say)
+    m = measure(
+        executor, task, n=n, seed=seed, margin=margin, modes=modes, setting=setting, device=device,
+        dtype=bits(dtype, quantize),
+    )  # fmt: skip
     found = {
-        **_identity(loaded, task, known.revision), "n": len(items), "margin": margin,
-        "presets": presets(rows, decode), "modes": [r.plain() for r in rows],
+        **_identity(m.executor, task, m.task.revision), "n": m.n, "margin": margin,
+        "presets": presets(m.rows, m.decode), "modes": [r.plain() for r in m.rows],
     }  # fmt: skip
     path = out or place_of(executor, task)
     _write(path, found)

@@ -68,8 +68,12 @@ class Part:
         return len(self.id)
 
 
-_WORDS = ("condition", "item", "plan", "answer")
-_ARRAYS = tuple(f.name for f in fields(Part) if f.name != "words")
+CODED = ("condition", "item", "plan", "answer")  # places in a list of words
+ARRAYS = tuple(f.name for f in fields(Part) if f.name != "words")
+DTYPES: Mapping[str, Any] = {  # of an array without rows; the longest id makes its own
+    **dict.fromkeys(ARRAYS, np.int64), **dict.fromkeys(CODED, np.int32),
+    "id": np.dtype("S1"), "verdict": np.uint8, "flags": np.uint8, "fallback": np.bool_,
+}  # fmt: skip
 
 
 def objects(rows: Iterable[Row], grades: Mapping[str, GradeRow]) -> Iterator[Values]:
@@ -85,13 +89,12 @@ def read(values: Iterable[Values], how: Reading) -> Part:
     words: dict[str, int] = {}
     found = iter(values)
     batches = [_batch(batch, how, words) for batch in iter(lambda: list(islice(found, BATCH)), [])]
-    return _joined(words, {name: [b[name] for b in batches] for name in _ARRAYS})
+    return _joined(words, {name: [b[name] for b in batches] for name in ARRAYS})
 
 
 def _joined(words: Iterable[str], held: dict[str, list[Array]]) -> Part:
-    none = {"id": "S1", "verdict": np.uint8, "flags": np.uint8, "fallback": np.bool_, **dict.fromkeys(_WORDS, np.int32)}
-    empty = {name: np.empty(0, dtype=none.get(name, np.int64)) for name in _ARRAYS}
-    return Part(list(words), **{name: np.concatenate([empty[name], *held.pop(name)]) for name in _ARRAYS})
+    empty = {name: np.empty(0, dtype=DTYPES[name]) for name in ARRAYS}
+    return Part(list(words), **{name: np.concatenate([empty[name], *held.pop(name)]) for name in ARRAYS})
 
 
 def _batch(batch: Sequence[Values], how: Reading, words: dict[str, int]) -> dict[str, Array]:
@@ -103,7 +106,7 @@ def _batch(batch: Sequence[Values], how: Reading, words: dict[str, int]) -> dict
     digests = [_digest(t) if c in how.several else 0 for t, c in zip(bare, condition, strict=True)]
     codes = [VERDICTS.get(v, 0) for v in verdict]
     goes_on = list(map(how.continues, text, plan, by))
-    coded = zip(_WORDS, (condition, item, plan, answer), strict=True)
+    coded = zip(CODED, (condition, item, plan, answer), strict=True)
     return {
         **{n: np.array([words.setdefault(w, len(words)) for w in column], dtype=np.int32) for n, column in coded},
         "id": np.array([i.encode() for i in id]),
@@ -141,12 +144,12 @@ def _flags(verdict: Array, ended: Bools, empty: Bools, length: Ints, goes_on: Bo
 def join(parts: Iterable[Part]) -> Part:
     """All of them as one, with one list of words. Parts may be taken as they come."""
     words: dict[str, int] = {}
-    held: dict[str, list[Array]] = {name: [] for name in _ARRAYS}
+    held: dict[str, list[Array]] = {name: [] for name in ARRAYS}
     for part in parts:
         moved = np.array([words.setdefault(w, len(words)) for w in part.words], dtype=np.int32)
-        for name in _ARRAYS:
+        for name in ARRAYS:
             column = getattr(part, name)
-            held[name].append(moved[column] if name in _WORDS and len(part) else column)
+            held[name].append(moved[column] if name in CODED and len(part) else column)
     return _joined(words, held)
 
 
@@ -192,7 +195,7 @@ def arranged(rows: Part) -> Columns:
     conditions, condition = _ranked(rows.words, rows.condition)
     items, item = _ranked(rows.words, rows.item)
     order = np.lexsort((rows.id, *_packed(condition, item, rows.seed, rows.branch)))
-    moved = {name: getattr(rows, name)[order] for name in _ARRAYS if name not in ("condition", "item")}
+    moved = {name: getattr(rows, name)[order] for name in ARRAYS if name not in ("condition", "item")}
     return Columns(Part(rows.words, condition=condition[order], item=item[order], **moved), conditions, items)
 
 

@@ -5,8 +5,12 @@ No remote code, no pickle: a folder with only .bin or .pt weights is refused.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping
+from ctypes import CDLL
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -157,6 +161,24 @@ def sizes_of(config: LladaConfig | DecoderConfig) -> Sizes:
     )  # fmt: skip
 
 
+# glibc's mallopt(3): which blocks come from the system one by one, and how much is kept at the end of the heap
+_KEPT = {"MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20), "MALLOC_TRIM_THRESHOLD_": (-1, 256 << 20)}
+
+
+@cache
+def keep_freed_memory() -> None:
+    """On Linux with glibc: up to 256 MB that were freed stay with the process. What the environment says counts first.
+
+    A pass on a CPU makes and drops tensors of megabytes. Given back, every page of the next one was fetched and zeroed
+    anew by the system: 22,000 page faults in the 16 passes of a batch of the tiny executor, a sixth of its time.
+    """
+    mallopt = getattr(CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for name, (number, size) in _KEPT.items():
+            if name not in os.environ:
+                mallopt(number, size)
+
+
 def load_checkpoint(
     spec: str, *, dtype: str | None = None, device: str | None = None, family: str | None = None
 ) -> Checkpoint:
@@ -178,6 +200,8 @@ def load_checkpoint(
     network.eval().requires_grad_(False)
     if place.type == "cuda":
         network.fuse()
+    else:
+        keep_freed_memory()
     return replace(found, fingerprint=found.fingerprint + QUANTISED.get(kind, ""))
 
 

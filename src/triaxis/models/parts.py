@@ -89,8 +89,15 @@ def rotate(x_BHLE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if cos.shape[-1] != x_BHLE.shape[-1]:
         turning, still = x_BHLE[..., : cos.shape[-1]], x_BHLE[..., cos.shape[-1] :]
     x = turning.float()
-    left, right = x.chunk(2, dim=-1)
-    turned = added(x * cos, times(torch.cat((-right, left), dim=-1), sin)).to(x_BHLE.dtype)
+    half = x.shape[-1] // 2
+    turned = x * cos
+    if torch.is_grad_enabled():
+        left, right = x.chunk(2, dim=-1)
+        turned = turned + torch.cat((-right, left), dim=-1) * sin
+    else:  # the same sums without the temporaries
+        turned[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+        turned[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    turned = turned.to(x_BHLE.dtype)
     return turned if still is None else torch.cat((turned, still), dim=-1)
 
 
@@ -103,7 +110,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return times(F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype), self.weight)
+        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32:
+            return times(F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype), self.weight)
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # one reading of x; rms_norm makes three
+        scaled: Tensor = x * length.pow_(2).mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
+        return scaled.mul_(self.weight)
 
 
 class Embedding(nn.Embedding):
@@ -164,6 +175,7 @@ class Canvas(NamedTuple):
     everyone sees everything. places_BQ: where the computed positions stand in the canvas; None: they are all of it.
     lengths_B: int32; where given, `mask` says no more than that rows are padded on the right to so many positions.
     packed: the rows are in one; then cos and sin are (1, 1, T, E).
+    known: what the first layer projects, (B, Q, heads * E) each, where it was looked up.
     """
 
     cos: Tensor
@@ -172,6 +184,7 @@ class Canvas(NamedTuple):
     places_BQ: Tensor | None = None
     lengths_B: Tensor | None = None
     packed: Packed | None = None
+    known: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 def at_places(table: Tensor, select_BK: Tensor) -> Tensor:
@@ -272,8 +285,10 @@ class Layer(nn.Module):
         kept: this layer's keys and values of the whole canvas; what is computed is written there, the rest is read.
         """
         c, cos_q, sin_q, mask, rest = self.shape, canvas.cos, canvas.sin, canvas.mask, x_BQD
-        normed = self.part("norm1")(x_BQD)
-        if select_BK is None:
+        normed = self.part("norm1")(x_BQD) if canvas.known is None else x_BQD
+        if canvas.known is not None:
+            q, k, v = canvas.known
+        elif select_BK is None:
             q, k, v = self.project(normed)
         else:
             index = select_BK[..., None].expand(-1, -1, x_BQD.shape[-1])
@@ -315,6 +330,14 @@ def fill_of(tokens: int) -> int:
     return max(32, 1 << max(0, tokens.bit_length() - 6))
 
 
+MOST_KNOWN = 2048  # tokens of a vocabulary whose first projections are kept
+
+
+def _same(held: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
+    """Whether these are the tensors that were there, and nobody has written into them."""
+    return len(held) == len(now) and all(a is b and v == w for (a, v), (b, w) in zip(held, now, strict=True))
+
+
 RunLayer = Callable[[Layer, Tensor, Canvas, Tensor | None, tuple[Tensor, Tensor] | None], Tensor]
 
 
@@ -331,6 +354,7 @@ class Decoder(nn.Module):
         self.run_layer: RunLayer = Layer.__call__  # replaced where a compiled one pays
         self._rope: tuple[Tensor, Tensor] | None = None
         self._outgrown: list[tuple[Tensor, Tensor]] = []
+        self._table: tuple[list[tuple[Tensor, int]], list[Tensor]] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -372,14 +396,15 @@ class Decoder(nn.Module):
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables of the first `length` positions, kept and grown as needed."""
-        if self._rope is None or self._rope[0].device != device or self._rope[0].shape[0] < length:
+        rope = self._rope
+        if rope is None or rope[0].device != device or rope[0].shape[0] < length:
             size = max(length, min(1024, self.shape.max_length))
-            if self._rope is not None:
-                self._outgrown.append(self._rope)  # a CUDA graph may still read them
+            if rope is not None:
+                self._outgrown.append(rope)  # a CUDA graph may still read them
             with torch.inference_mode(False):  # kept tables must serve training too
-                self._rope = rope_tables(size, self.shape.rotary or self.shape.head_width, self.shape.theta, device)
-        cos, sin = self._rope
-        return cos[:length], sin[:length]
+                rope = rope_tables(size, self.shape.rotary or self.shape.head_width, self.shape.theta, device)
+            self._rope = rope  # another thread may put shorter ones there
+        return rope[0][:length], rope[1][:length]
 
     def hidden(
         self, ids_BL: Tensor, valid: Tensor | None = None, select_BK: Tensor | None = None,
@@ -424,8 +449,25 @@ class Decoder(nn.Module):
         x, layers = cast(Tensor, self.embedding()(ids_BQ)), list(self.layers())
         for number, layer in enumerate(layers):
             last = number == len(layers) - 1
-            x = self.run_layer(layer, x, canvas, spots_BK if last else None, memory.pairs[number] if memory else None)
+            seen = canvas if number or last else canvas._replace(known=self._known(layer, ids_BQ))
+            x = self.run_layer(layer, x, seen, spots_BK if last else None, memory.pairs[number] if memory else None)
         return x
+
+    def _known(self, first: Layer, ids_BQ: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What the first layer projects depends on the token alone: of a small vocabulary it is looked up, on a CPU."""
+        weight = cast(Tensor, self.embedding().weight)
+        if torch.is_grad_enabled() or weight.device.type != "cpu" or len(weight) > MOST_KNOWN or "q" not in first.parts:
+            return None
+        roles = ("norm1", "q", "k", "v")
+        made_of = [weight, *(p for r in roles for p in first.part(r).parameters())]
+        if not first.plain("q", "k", "v") or any(t.is_inference() for t in made_of):
+            return None
+        stamp = [(t, t._version) for t in made_of]
+        if self._table is None or not _same(self._table[0], stamp):
+            made = first.project(cast(Tensor, first.part("norm1")(weight)[None]))
+            self._table = stamp, [t[0].contiguous() for t in made]
+        q, k, v = (F.embedding(ids_BQ, t) for t in self._table[1])
+        return q, k, v
 
     def _hidden_packed(self, ids_BL: Tensor, lengths_B: Tensor, select_BK: Tensor, tokens: int) -> Tensor:
         """As `hidden` at the selected positions, (B, K, D), through one row of `tokens` tokens."""

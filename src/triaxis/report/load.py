@@ -96,7 +96,7 @@ def flips_of(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> Fli
 
     cards = protocol["conditions"]
     try:
-        return Flips(gather(store, cards, workers), store.plans(), cards, partial(fetch, store))
+        return Flips(gather(store, cards, workers, keep=True), store.plans(), cards, partial(fetch, store))
     except (sqlite3.Error, UnicodeDecodeError) as e:
         raise UserError(f"{store.path}: damaged ({e}); restore it from a copy, or run the study again") from None
 
