@@ -27,6 +27,7 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("study",),
     ("summary",),
     ("gather",),
+    ("kept",),
     ("spread",),
     ("hands",),
     ("jobs",),

@@ -268,6 +268,11 @@ class LoraLinear(nn.Module):
         self.down = torch.cat([p.a for p in self.pairs.values()])  # (R, inputs)
         self.up = torch.cat([p.scale * p.b for p in self.pairs.values()], 1)  # (outputs, R)
 
+    @property
+    def off(self) -> bool:
+        """Whether this is the base layer and nothing else in the pass at work."""
+        return self.switch.gate is None and self.switch.rows is None
+
     def _on(self, gate: Gate) -> tuple[Tensor, ...]:
         """Of the adapters that are on: (W + B A,) for a small fp32 layer, else (A, B) transposed; () where none is."""
         if gate not in self.ready:

@@ -460,7 +460,10 @@ class Decoder(nn.Module):
             return None
         roles = ("norm1", "q", "k", "v")
         made_of = [weight, *(p for r in roles for p in first.part(r).parameters())]
-        if not first.plain("q", "k", "v") or any(t.is_inference() for t in made_of):
+        projects = [first.part(r) for r in "qkv"]
+        if not all(type(m) is nn.Linear or getattr(m, "off", False) for m in projects):  # an adapter that is on
+            return None
+        if any(t.requires_grad or t.is_inference() for t in made_of):
             return None
         stamp = [(t, t._version) for t in made_of]
         if self._table is None or not _same(self._table[0], stamp):
