@@ -93,6 +93,25 @@ def test_a_second_implementation_agrees(config: LladaConfig) -> None:
         torch.testing.assert_close(logits[row].double(), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("part", ["wte", "blocks.0.q_proj", "blocks.0.v_proj", "blocks.0.attn_norm"])
+@pytest.mark.parametrize("how", ["in place", "data", "another tensor"])
+def test_first_projections_that_were_kept_follow_the_weights(part: str, how: str) -> None:
+    network, ids = made(SMALL), random_ids(SMALL, 2, 12)
+    with torch.inference_mode():
+        network(ids)  # from here on they are looked up
+    module = network.get_submodule(f"model.transformer.{part}")
+    with torch.no_grad():
+        if how == "in place":
+            module.weight.mul_(1.25)
+        elif how == "data":
+            module.weight.data *= 1.25
+        else:
+            module.weight = torch.nn.Parameter(module.weight * 1.25, requires_grad=False)
+        found = network(ids)
+    for row, logits in zip(ids.tolist(), found, strict=True):
+        torch.testing.assert_close(logits.double(), plain_logits(network, row), atol=2e-5, rtol=1e-4)
+
+
 def test_attention_is_bidirectional() -> None:
     network, ids = made(SMALL), random_ids(SMALL, 1, 9)
     changed = ids.clone()

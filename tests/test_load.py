@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import triaxis
 from triaxis.errors import UserError
+from triaxis.models import load
 from triaxis.models.folder import SHIPPED, fingerprint
 from triaxis.models.load import load_checkpoint
 
@@ -646,3 +648,20 @@ def test_more_experts_than_the_files_hold_are_not_built(folder: Path, set_config
     (folder / "config.json").write_text(json.dumps(shape))
     with pytest.raises(UserError, match="layers times experts are 4,194,304, the files hold"):
         load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(("given", "asked"), [({}, {-3, -1}), ({"MALLOC_TRIM_THRESHOLD_": "1"}, {-3})])
+def test_freed_memory_stays_unless_the_environment_says_otherwise(
+    given: dict[str, str], asked: set[int], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: dict[int, int] = {}
+    monkeypatch.setattr(load.sys, "platform", "linux")
+    monkeypatch.setattr(load, "CDLL", lambda _: SimpleNamespace(mallopt=called.__setitem__))
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    load.keep_freed_memory.cache_clear()
+    load.load_checkpoint(str(folder), device="cpu")
+    load.load_checkpoint(str(folder), device="cpu")
+    assert set(called) == asked

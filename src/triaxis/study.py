@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triaxis.compute.processes import cores
 from triaxis.conditions import Condition, load_preset, select, under
 from triaxis.errors import UserError, lookup, override, suggest
 from triaxis.jobs import Arms, Progress, Seen, executor_card, sample, silent, unseen
@@ -181,7 +182,8 @@ def _made(
             store.set("items", str(len(part.items)))
             if study.stop_when and settled(store, s.protocol, len(s.items) - len(part.items)):
                 break
-        summary = summarise(store, s.protocol)
+        readers = 1 if compute is None else cores()  # who has workers may start further processes
+        summary = summarise(store, s.protocol, readers)
         write_json(out / "summary.json", summary)
         store.set("sources", sources(study, s.protocol))
     return summary

@@ -333,7 +333,10 @@ def fill_of(tokens: int) -> int:
 MOST_KNOWN = 2048  # tokens of a vocabulary whose first projections are kept
 
 
-def _same(held: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
+Stamp = list[tuple[Tensor, tuple[int, float]]]  # tensors, each with its version and its sum
+
+
+def _same(held: Stamp, now: Stamp) -> bool:
     """Whether these are the tensors that were there, and nobody has written into them."""
     return len(held) == len(now) and all(a is b and v == w for (a, v), (b, w) in zip(held, now, strict=True))
 
@@ -354,7 +357,7 @@ class Decoder(nn.Module):
         self.run_layer: RunLayer = Layer.__call__  # replaced where a compiled one pays
         self._rope: tuple[Tensor, Tensor] | None = None
         self._outgrown: list[tuple[Tensor, Tensor]] = []
-        self._table: tuple[list[tuple[Tensor, int]], list[Tensor]] | None = None
+        self._table: tuple[Stamp, list[Tensor]] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -465,7 +468,7 @@ class Decoder(nn.Module):
             return None
         if any(t.requires_grad or t.is_inference() for t in made_of):
             return None
-        stamp = [(t, t._version) for t in made_of]
+        stamp = [(t, (t._version, float(t.sum()))) for t in made_of]  # `data` can be written without a new version
         if self._table is None or not _same(self._table[0], stamp):
             made = first.project(cast(Tensor, first.part("norm1")(weight)[None]))
             self._table = stamp, [t[0].contiguous() for t in made]
