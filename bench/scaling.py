@@ -1,12 +1,13 @@
 """Predicted against measured seconds of a study on several workers of this machine.
 
-    python bench/scaling.py [--workers 2,4] [--n 60] [--device cpu]
+    python bench/scaling.py [--workers 2] [--n 60] [--device cpu]
     python bench/scaling.py --asleep [--workers 1,2,4,8]
 
 One worker makes the study at two sizes; from these its loading time and its seconds an item follow, and from the rows
-the relative costs of chunks. Then each number of workers makes it, and `triaxis simulate`'s model predicts what was
-measured. Every run is a process of its own. The error says what the model leaves out; on a machine that does anything
-else it says what that was. Wall-clock from the start of the command to its end, imports and loading included.
+the relative costs of chunks. Then each number of workers makes it, on as many cores, and `triaxis simulate`'s model
+predicts what was measured. Every run is a process of its own. The error says what the model leaves out; on a machine
+that does anything else it says what that was. Wall-clock from the start of the command to its end, imports and loading
+included.
 
 --asleep: the workers of the pool sleep for known seconds instead of decoding, and the driver appends rows to a store.
 That holds on a busy machine, and tests the schedule alone: who waits for whom.
@@ -40,13 +41,16 @@ COMMAND = "from triaxis.cli import main; main()"
 
 
 def run(place: Path, n: int, workers: int, extra: list[str]) -> tuple[float, Path]:
-    """Seconds of one run of the study's rows, and its folder."""
+    """Seconds of one run of the study's rows on as many cores as it has workers, and its folder."""
     folder = place / f"n{n}-w{workers}"
     asked = ["diagnose", "--preset", "diversity", "--planners", "", "--n", str(n), "--rows-only", "--out", str(folder)]
     compute = ["--compute", "processes", "--workers", str(workers)]
+    mine = sorted(os.sched_getaffinity(0))[:workers]
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", COMMAND, *asked, *compute, *extra], check=True, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-c", COMMAND, *asked, *compute, *extra], check=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, mine),
+    )  # fmt: skip
     return time.monotonic() - began, folder
 
 
