@@ -176,6 +176,44 @@ def _salvaged(data: bytes, place: Path) -> None:
 
 
 @cache
+def _columns() -> tuple[bytes, Any]:
+    """The study's columns as they are kept, and the study's cards."""
+    from triaxis import kept
+    from triaxis.gather import gather
+    from triaxis.store import Store
+
+    cards = json.loads((_study() / "protocol.json").read_text())["conditions"]
+    with Store(_study() / "rows.sqlite", write=False) as store, tempfile.TemporaryDirectory() as folder:
+        kept.keep(gather(store, cards), Path(folder), "stamp")
+        return (Path(folder) / kept.FILE).read_bytes(), cards
+
+
+def _kept(data: bytes, place: Path) -> None:
+    """Kept columns, those too that were changed together with their hash: numbers may be wrong, nothing may break."""
+    from triaxis import kept
+    from triaxis.estimate.columns import once
+
+    _put(place, kept.FILE, data)
+    kept.load(place, "stamp")
+    digest, held = kept._digest, sha256_of(data)
+    kept._digest = lambda arrays: held  # type: ignore[assignment]
+    try:
+        found = kept.load(place, "stamp")
+    finally:
+        kept._digest = digest
+    if found is not None:
+        found.of, found.ungraded(), found.ids(slice(0, 9)), once(found, lambda name, branch: (name, False))
+
+
+def sha256_of(data: bytes) -> str:
+    """The hash that a safetensors file's metadata holds; "" where there is none."""
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        length = int.from_bytes(data[:8], "little")
+        return str(json.loads(data[8 : 8 + length])["__metadata__"]["sha256"])
+    return ""
+
+
+@cache
 def _written() -> Mapping[str, Any]:
     from triaxis.store import Store
 
@@ -350,6 +388,22 @@ def _task(data: bytes, place: Path) -> None:
     from triaxis.tasks.jsonl import jsonl
 
     jsonl(_put(place, "items.jsonl", data)).items()
+
+
+def _harness_task(data: bytes, place: Path) -> None:
+    """A task file of lm-evaluation-harness, up to where the harness itself takes over."""
+    import lm_eval.api.task as harness
+
+    from triaxis.tasks import lm_eval
+
+    path, real = _put(place, "t.yaml", data), harness.ConfigurableTask
+    harness.ConfigurableTask = dict
+    try:
+        made, _ = lm_eval._from_file(path)
+    finally:
+        harness.ConfigurableTask = real
+    for name in ("doc_to_text", "doc_to_target"):
+        made["config"][name]({"question": "7 + 12?", "answer": "#### 19"})
 
 
 def _task_seeds() -> list[bytes]:
@@ -840,12 +894,17 @@ READERS: Mapping[str, Reader] = {
     "export-jsonl": Reader(_named(_exported, "a.jsonl"), "lines", lambda: [_export("jsonl")], 0.3),
     "export-parquet": Reader(
         _named(_exported, "a.parquet"), "bytes", lambda: [_export("parquet")], 0.3, needs="pyarrow"),
+    "kept-columns": Reader(_kept, "safetensors", lambda: [_columns()[0]], 0.5),
     "seal": Reader(_manifest, "lines", _manifest_seeds, 0.5),
     "store-cells": Reader(_cells, "json", _cell_seeds, 0.5),
     "store-report": Reader(_reported, "json", _cell_seeds, 0.1),
     "bank": Reader(_bank, "bank", _bank_seeds, 2),
     "bank-gz": Reader(_named(_bank, "b.jsonl.gz"), "packed", lambda: [gzip.compress(b) for b in _bank_seeds()]),
     "task-jsonl": Reader(_task, "lines", _task_seeds, 2),
+    "task-lm-eval": Reader(_harness_task, "yaml", _these(
+        b"dataset_path: json\ndataset_kwargs: {data_files: {test: a.jsonl}}\ndoc_to_text: '{{question}} A:'\n"
+        b"doc_to_target: \"{{answer.split('####')[-1].strip()}}\"\noutput_type: generate_until\ntest_split: test\n"
+        b"metric_list:\n  - {metric: exact_match, ignore_case: true}\n"), 0.3, needs="lm_eval"),
     "completion": Reader(_grade, "text", _these(
         b"19\nso 12+7=19.\n#### 19", b"3/4\n\\boxed{\\frac{3}{4}}", b"1.5\n50% is", b"7\nThe answer is **7**."), 2),
     "config": Reader(_config, "json", _config_seeds, 0.5),
