@@ -33,6 +33,7 @@ def shades(picture: Image.Image) -> set[tuple[int, ...]]:
     return {colour for _, colour in picture.getcolors(1 << 24)}
 
 
+@pytest.mark.slow
 def test_there_is_a_frame_a_step_and_the_parting_is_marked(pair: list[Trace]) -> None:
     found = list(frames(pair))
     assert len(found) == max(len(t.steps) for t in pair) + 1

@@ -112,7 +112,7 @@ def test_latex_compiles_and_no_table_is_too_wide(summary: dict[str, Any], tmp_pa
     assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("kind", ink.KINDS)
+@pytest.mark.parametrize("kind", [k if k == "svg" else pytest.param(k, marks=pytest.mark.slow) for k in ink.KINDS])
 def test_figures_are_vectors_in_the_colours_of_paper(summary: dict[str, Any], tmp_path: Path, kind: str) -> None:
     made = write_figures(summary, tmp_path, kind)
     assert len(made) >= 4

@@ -498,6 +498,7 @@ def check_killed(folder: Path, kills: Sequence[dict[str, Any]]) -> None:
         assert {p.name for p in killed.iterdir()} == {".lock", *files}
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_with_the_rows_of_one_never_killed(tmp_path: Path) -> None:
     study = replace(SMALL, n=4, conditions=("filler", "vote"))
     kills = killed_and_whole(tmp_path, study, kills=4, key=1, timeout=600)

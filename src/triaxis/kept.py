@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -61,6 +62,8 @@ def keep(found: Columns, folder: Path, stamp: str) -> None:
         refuse_sealed(folder)
         try:
             _write(arrays, scratch, {"stamp": stamp, "sha256": _digest(arrays)})
+            if (folder / "rows.sqlite").exists():
+                shutil.copymode(folder / "rows.sqlite", scratch)  # who may read the rows may read this
             scratch.replace(folder / FILE)
         finally:
             scratch.unlink(missing_ok=True)

@@ -437,17 +437,18 @@ def _wal(db: sqlite3.Connection) -> Iterator[None]:
 PATIENCE = 2.0  # seconds; a process that is being started holds its parent's lock until it runs, also a dead parent's
 
 
-def lock(folder: Path, patience: float = PATIENCE) -> TextIO:
+def lock(folder: Path, patience: float | None = None) -> TextIO:
     """An exclusive lock beside the store, held until closed; freed by the system when the process dies.
 
-    UserError where the folder cannot be written, or another run still holds the lock after `patience` seconds.
+    UserError where the folder cannot be written, or another run still holds the lock after `patience` seconds, by
+    default PATIENCE.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("a")
     except OSError as e:
         raise UserError(f"{folder}: cannot write there ({e.strerror}); choose another --out") from None
-    until = time.monotonic() + patience
+    until = time.monotonic() + (PATIENCE if patience is None else patience)
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
