@@ -31,7 +31,7 @@ def speed(
     shape: Annotated[
         str, typer.Option(help="tiny: the shipped executor on its task; or llada-8b, llada-1b, small: random weights.")
     ] = "tiny",
-    n: Annotated[int, typer.Option(help="Prompts of the tiny executor.")] = 16,
+    n: Annotated[int, typer.Option(help="Prompts of the tiny executor; 32 are what a batch of a study holds.")] = 32,
     rounds: Annotated[int, typer.Option(help="Rounds; the least time of each way counts.")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Few layers and steps: does everything run?")] = False,
     device: Device = None,

@@ -463,16 +463,17 @@ class Decoder(nn.Module):
             return None
         if self.run_layer is not Layer.__call__:  # a compiled layer is one function for all
             return None
-        roles = ("norm1", "q", "k", "v")
-        made_of = [weight, *(p for r in roles for p in first.part(r).parameters())]
-        projects = [first.part(r) for r in "qkv"]
+        norm, projects = first.part("norm1"), [first.part(r) for r in "qkv"]
         if not all(type(m) is nn.Linear or getattr(m, "off", False) for m in projects):  # an adapter that is on
             return None
+        linear = [cast(nn.Linear, getattr(m, "base", m)) for m in projects]
+        given = (weight, norm.weight, *(m.weight for m in linear), *(m.bias for m in linear))
+        made_of = [cast(Tensor, t) for t in given if t is not None]
         if any(type(t) is not nn.Parameter or t.requires_grad or t.is_inference() for t in made_of):
             return None  # such as weights that lie on several processes
         stamp = [(t, (t._version, float(t.sum()))) for t in made_of]  # `data` can be written without a new version
         if self._table is None or not _same(self._table[0], stamp):
-            made = first.project(cast(Tensor, first.part("norm1")(weight)[None]))
+            made = first.project(cast(Tensor, norm(weight)[None]))
             self._table = stamp, [t[0].contiguous() for t in made]
         q, k, v = (F.embedding(ids_BQ, t) for t in self._table[1])
         return q, k, v

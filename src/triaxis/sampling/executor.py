@@ -45,7 +45,7 @@ class Executor:
     """A loaded diffusion language model. Made by `load_executor`."""
 
     checkpoint: Checkpoint
-    batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 1,536 on a CPU, what fits on a GPU
+    batch_tokens: int = 0  # canvas tokens in one forward pass, padding included; 0: 3,072 on a CPU, what fits on a GPU
     adapters: Mounted | None = None
     schedule: str = ""  # the adapter schedule of every prompt that does not bring its own
 

@@ -160,6 +160,8 @@ def _from_file(path: Path) -> tuple[Any, object]:
         text = read_text(path, "settings")
     except OSError as e:
         raise UserError(f"{path}: cannot read ({e.strerror}); give a task's YAML file as lm-eval:FILE.yaml") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; give a task's YAML file as lm-eval:FILE.yaml") from None
     if "!function" in text or "\ninclude:" in f"\n{text}":
         raise UserError(f"{path}: holds !function or include, which lead to Python code; write the task out without")
     try:
