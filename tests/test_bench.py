@@ -186,6 +186,7 @@ def test_ragged_prompts_are_of_like_lengths_and_within_bounds() -> None:
     assert 100 < sum(lengths) / 64 < 160
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_is_noted_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(speed.SHAPES, "small", replace(speed.SHAPES["small"], n_layers=1, d_model=32))
     monkeypatch.setattr(speed, "PROMPT", 5)
@@ -216,6 +217,7 @@ def test_bad_speed_options_are_one_line(run: Run, argv: tuple[str, ...], part: s
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_bench_needs_no_command_line_packages() -> None:
     """It runs on a machine with torch, safetensors and tokenizers only."""
     program = """

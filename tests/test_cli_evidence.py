@@ -281,6 +281,7 @@ def study(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_becomes_an_entry_and_lines_up(ask, run, study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = ask("registry", "add", study, "--id", "S7")

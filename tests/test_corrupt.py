@@ -289,6 +289,7 @@ def test_most_gold_plans_have_a_counterfactual() -> None:
     assert all(f is None or f.implied != i.answer for f, i in zip(found, items, strict=True))
 
 
+@pytest.mark.slow
 def test_counterfactual_rationales_of_gsm8k() -> None:
     """Annotated calculations, with every mention in the prose replaced; checked against the annotations by hand."""
     items = load_task("gsm8k").items(150)

@@ -107,6 +107,7 @@ def test_an_empty_rescue_bucket_is_refused() -> None:
 # ---------------------------------------------------------------- headroom and the whole
 
 
+@pytest.mark.slow
 def test_headroom_is_the_vote_of_stored_branches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     items = gradeschool().items(8)
     h = headroom(bench, items, REGIMES["default"], 3)
@@ -187,6 +188,7 @@ def test_the_command_exits_1_where_nothing_is_to_gain(tmp_path: Path, capsys: py
 # ---------------------------------------------------------------- the plateau doctor
 
 
+@pytest.mark.slow
 def test_what_is_decided_is_measured_by_clamping(bench: Bench) -> None:
     items = gradeschool().items(4)
     decode = Decode(gen_length=48, block_length=16, steps=24, stop="eos_block")

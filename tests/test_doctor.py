@@ -83,6 +83,7 @@ def test_a_bare_ff_out_wraps_the_head(tiny: Executor, targets: Any) -> None:
     assert "model.transformer.ff_out" in found[0].message
 
 
+@pytest.mark.slow
 def test_what_it_calls_unmatched_peft_would_pass_over(tiny: Executor) -> None:
     """The rule is peft's own: it attaches where ours says, the head included."""
     peft = pytest.importorskip("peft")
@@ -229,6 +230,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no adapter named 'nowhere'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_target_checks_load_no_weights(tmp_path: Path) -> None:
     """A folder with a configuration and no weights is enough to check names against."""
     program = (

@@ -157,6 +157,7 @@ def test_all_attempts_together_have_a_limit(server: Server) -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.slow
 def test_what_the_server_asks_for_is_waited(server: Server) -> None:
     server.script.append((429, ERROR, {"Retry-After": "1"}))
     planner(server).write(["a"])

@@ -56,6 +56,7 @@ def test_sizes_names_and_revision() -> None:
     assert len({i.question for i in task.items()}) == SPLITS["test"]
 
 
+@pytest.mark.slow
 def test_items_are_the_same_every_time() -> None:
     """The shipped models are trained on this stream; a change of a single word would be another task."""
     from triaxis.store import identity

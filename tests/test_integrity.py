@@ -207,6 +207,7 @@ def test_exit_codes_and_json(done: Path, mine: Path, tmp_path: Path, capsys: pyt
 # ---------------------------------------------------------------- repair
 
 
+@pytest.mark.slow
 def test_flipped_bytes_cost_the_rows_they_hit_and_a_resumed_run_makes_exactly_those(done: Path, tmp_path: Path) -> None:
     whole = contents(done)
     sound = (done / "rows.sqlite").read_bytes()

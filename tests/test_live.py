@@ -21,6 +21,7 @@ def shown(live: Live) -> str:
     return console.export_text()
 
 
+@pytest.mark.slow
 def test_the_last_look_is_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
     with Live(price_per_hour=3600.0) as live:

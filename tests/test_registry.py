@@ -254,6 +254,7 @@ def test_records_have_the_fields_of_the_schema():
         assert set(part.get("required", [])) <= set(part["properties"])
 
 
+@pytest.mark.slow
 def test_the_checker_agrees_with_jsonschema_on_mutated_entries():
     jsonschema = pytest.importorskip("jsonschema")
     reference = jsonschema.Draft202012Validator(SCHEMA)

@@ -85,6 +85,7 @@ def test_votes_of_flips_are_those_of_the_estimates() -> None:
         assert tie.tolist() == expected.tie.tolist()
 
 
+@pytest.mark.slow
 def test_long_texts_are_cut_in_their_middle_and_say_so(tmp_path: Path) -> None:
     write_study(tmp_path, 10, extra="x" * 50_000 + " the end of it")
     page = render(tmp_path).read_text(encoding="utf-8")

@@ -199,6 +199,7 @@ def test_a_shard_lies_in_its_folder(name: str, folder: Path) -> None:
         triaxis.load_executor(str(folder))
 
 
+@pytest.mark.slow
 def test_files_made_of_foreign_names_stay_in_their_folder(tmp_path: Path) -> None:
     """A study whose arms, planners and tasks have names of paths: figures, tables, tuned files, registry entries."""
     from triaxis.cli.tune import place_of

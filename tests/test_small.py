@@ -76,6 +76,7 @@ def test_published_sources_end_in_their_answers() -> None:
     assert usable(contradicting) is None
 
 
+@pytest.mark.slow
 def test_problems_with_other_numbers_are_still_right() -> None:
     """Every calculation is true, the answer is the last one, and only numbers of the question have changed."""
     for name, least in (("gsm8k", 0.7), ("svamp", 0.9)):

@@ -109,6 +109,7 @@ def right_plans(planner: Planner) -> float:
     return sum(read.follows(w.text, i.steps) is True for w, i in zip(written, items(), strict=True)) / len(written)
 
 
+@pytest.mark.slow
 def test_plan_quality_rises_with_size(planners: Mapping[str, Planner]) -> None:
     s, m, l = (right_plans(planners[size]) for size in "sml")  # noqa: E741
     assert s + 0.2 < m
@@ -165,6 +166,7 @@ def with_note(note: Callable[[Item], str]) -> list[str]:
     return [f"{i.question}\nNote: {note(i)}" for i in items()[:20]]
 
 
+@pytest.mark.slow
 def test_the_content_of_a_note_is_used(tiny: Executor) -> None:
     everyone = triaxis.load_task("gradeschool").items()
     donors = {i.id: d for i, d in zip(items(), reversed(everyone), strict=False)}

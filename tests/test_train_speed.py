@@ -57,6 +57,7 @@ def test_the_count_is_what_torch_counts() -> None:
     )  # of 4 layers, half of the last one and the first one's gradient
 
 
+@pytest.mark.slow
 def test_bench_train_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     from triaxis.cli import main
 

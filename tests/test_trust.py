@@ -199,6 +199,7 @@ def test_subsets_leave_out_what_was_not_run() -> None:
     assert found["following"] is None
 
 
+@pytest.mark.slow
 def test_ten_thousand_items_take_less_than_a_second_of_work() -> None:
     w = World(select(load_preset("quick").conditions(("s",)), ["plan[s]"]), n=10_000)
     began = time.process_time()

@@ -85,6 +85,7 @@ def _numbers(text: str) -> set[str]:
     return set(re.findall(r"\d+", text)) | spoken
 
 
+@pytest.mark.slow
 def test_no_test_calculations_occur_in_training() -> None:
     task = load_task("wordproblems")
     test = {i.steps for i in task.items()}
