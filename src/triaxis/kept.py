@@ -44,6 +44,8 @@ def load(folder: Path, stamp: str) -> Columns | None:
         if held.get("sha256") != _digest(arrays):
             return None
         words, conditions, items = parse_json(arrays.pop("names").tobytes())
+        if not (arrays["id"] < 128).all():
+            raise ValueError("ids are hexadecimal digits")
         arrays["id"] = arrays["id"].view(f"S{arrays['id'].shape[1]}")[:, 0]
         found = Columns(Part(words, **arrays), conditions, items)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):

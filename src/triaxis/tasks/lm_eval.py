@@ -200,26 +200,28 @@ def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
         )
     known = import_module("lm_eval.api.registry").METRIC_REGISTRY
     import_module("lm_eval.api.metrics")
-    for metric in config.get("metric_list") or []:
+    metrics = config.get("metric_list") or []
+    if not isinstance(metrics, list):
+        raise UserError(f"{path}: metric_list is {metrics!r}; write a list of metrics")
+    for metric in metrics:
         lookup(f"metric ({path})", known, str(metric.get("metric") if isinstance(metric, dict) else metric))
 
 
 def _renderer(path: Path, template: str) -> Callable[[Mapping[str, Any]], str]:
     """A template of a document, in the sandbox; a bare name is a field."""
-    errors = import_module("jinja2").TemplateError
 
     def refuse(e: Exception) -> UserError:
         return UserError(f"{path}: template {template[:80]!r} cannot be rendered ({e})")
 
     try:
         made = import_module("jinja2.sandbox").ImmutableSandboxedEnvironment().from_string(template)
-    except errors as e:
+    except Exception as e:  # of the template's syntax, or its depth
         raise refuse(e) from None
 
     def render(doc: Mapping[str, Any]) -> str:
         try:
             return str(doc[template] if template in doc else made.render(**doc))
-        except errors as e:
+        except Exception as e:  # a template can do arithmetic, and so raise anything
             raise refuse(e) from None
 
     return render
