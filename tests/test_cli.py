@@ -332,8 +332,7 @@ def test_another_study_in_the_folder(run: Run, done: Path) -> None:
     refused(run(*argv), f"{done} holds another study (its seeds is [0], here [3])", "choose another --out")
 
 
-def test_a_folder_that_is_written_to(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triaxis.store.PATIENCE", 0)
+def test_a_folder_that_is_written_to(run: Run, done: Path) -> None:
     with Store(done / "rows.sqlite", write=True):
         refused(run("grade", str(done)), "another run is writing there")
 

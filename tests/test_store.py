@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 import triaxis.store
 from triaxis.errors import UserError
-from triaxis.store import GradeRow, PlanRow, Row, Store, identity, lock
+from triaxis.store import GradeRow, PlanRow, Row, Store, identity
 
 ROW = Row("r1", "none", "item-1", 0, 7, "", "2+2?", "It is 4.\n#### 4", 12, 3, True)
 PLAN = PlanRow("p1", "item-1", "gold", 7, "add {2} and 2", 5, False, "{}")
@@ -124,16 +123,7 @@ def test_grades_are_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- writers and readers
 
 
-def test_a_lock_that_is_let_go_of_soon_is_waited_for(tmp_path: Path) -> None:
-    """As a process that was being started when its parent was killed holds it."""
-    held = lock(tmp_path)
-    threading.Timer(0.2, held.close).start()
-    with Store(tmp_path / "rows.sqlite", write=True) as store:
-        store.append([ROW])
-
-
-def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triaxis.store.PATIENCE", 0)
+def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
     path = tmp_path / "rows.sqlite"
     with Store(path, write=True) as first:
         first.append([ROW])

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import sqlite3
-import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -399,7 +398,7 @@ def _said(e: Exception, what: str, path: Path, remedy: str) -> str:
 def _roll_back(path: Path) -> None:
     """What a power cut left half changed in the file is undone, as the next writer would do it; a reader could not."""
     if path.with_name(f"{path.name}-journal").exists() and not (path.parent / SEAL).exists():
-        with suppress(UserError, sqlite3.Error), lock(path.parent, 0), closing(_connect(path, write=True)) as db:
+        with suppress(UserError, sqlite3.Error), lock(path.parent), closing(_connect(path, write=True)) as db:
             db.execute("SELECT 1 FROM sqlite_master").fetchall()
 
 
@@ -434,28 +433,16 @@ def _wal(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA journal_mode=DELETE")
 
 
-PATIENCE = 2.0  # seconds; a process that is being started holds its parent's lock until it runs, also a dead parent's
-
-
-def lock(folder: Path, patience: float | None = None) -> TextIO:
-    """An exclusive lock beside the store, held until closed; freed by the system when the process dies.
-
-    UserError where the folder cannot be written, or another run still holds the lock after `patience` seconds, by
-    default PATIENCE.
-    """
+def lock(folder: Path) -> TextIO:
+    """An exclusive lock beside the store, held until closed; freed by the system when the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("a")
     except OSError as e:
         raise UserError(f"{folder}: cannot write there ({e.strerror}); choose another --out") from None
-    until = time.monotonic() + (PATIENCE if patience is None else patience)
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        except OSError:
-            if time.monotonic() < until:
-                time.sleep(0.02)
-                continue
-            handle.close()
-            raise UserError(f"{folder}: another run is writing there; wait for it or choose another --out") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise UserError(f"{folder}: another run is writing there; wait for it or choose another --out") from None
+    return handle
