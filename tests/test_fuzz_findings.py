@@ -36,6 +36,10 @@ def preset(text: str) -> bytes:
     return b'[[condition]]\nname = "none"\nrole = "baseline"\n' + text.encode()
 
 
+def harness_task(old: str, new: str) -> bytes:
+    return READERS["task-lm-eval"].seeds()[0].replace(old.encode(), new.encode())
+
+
 def prereg(more: str) -> bytes:
     return b'[[prediction]]\nname = "x"\nmetric = "axes.diversity.vote"\ncomparison = "at_least"\n' + more.encode()
 
@@ -75,6 +79,12 @@ FINDINGS = {
     "a place that is a list": ("trace", trace(commits=[[[0], 5, 0.9, 0.1, [[5, 0.9]]]]), REFUSED),
     "no account of that name": ("planner-spec", b"~\x00", REFUSED),
     "a template nested too deep": ("training-data", b"{{ " + b"(" * 5000, READ),
+    "metrics that are no list":
+        ("task-lm-eval", harness_task("\n  - {metric: exact_match, ignore_case: true}", " 7"), REFUSED),
+    "a template that divides by zero": ("task-lm-eval", harness_task("{{question}}", "{{ 1 // 0 }}"), REFUSED),
+    "a template of the harness nested too deep":
+        ("task-lm-eval", harness_task("{{question}}", "{{ " + "(" * 5000), REFUSED),
+    "a task that is no text": ("task-lm-eval", harness_task("json", "json\xfd").replace(b"\xc3\xbd", b"\xfd"), REFUSED),
     "ten to the ten millionth": ("completion", b"19191e9991919\nso 19", READ),
 }  # fmt: skip
 
@@ -82,6 +92,8 @@ FINDINGS = {
 @pytest.mark.parametrize("finding", FINDINGS)
 def test_what_was_found_stays_fixed(finding: str, tmp_path: Path) -> None:
     name, data, refused = FINDINGS[finding]
+    if not READERS[name].ready:
+        pytest.skip(f"needs the package {READERS[name].needs}")
     if data is None:
         data = (_study() / "rows.sqlite").read_bytes().replace(b"grades", b"gra\xff\xfes")
     if not refused:
