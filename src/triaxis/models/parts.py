@@ -399,15 +399,14 @@ class Decoder(nn.Module):
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables of the first `length` positions, kept and grown as needed."""
-        rope = self._rope
-        if rope is None or rope[0].device != device or rope[0].shape[0] < length:
+        if self._rope is None or self._rope[0].device != device or self._rope[0].shape[0] < length:
             size = max(length, min(1024, self.shape.max_length))
-            if rope is not None:
-                self._outgrown.append(rope)  # a CUDA graph may still read them
+            if self._rope is not None:
+                self._outgrown.append(self._rope)  # a CUDA graph may still read them
             with torch.inference_mode(False):  # kept tables must serve training too
-                rope = rope_tables(size, self.shape.rotary or self.shape.head_width, self.shape.theta, device)
-            self._rope = rope  # another thread may put shorter ones there
-        return rope[0][:length], rope[1][:length]
+                self._rope = rope_tables(size, self.shape.rotary or self.shape.head_width, self.shape.theta, device)
+        cos, sin = self._rope
+        return cos[:length], sin[:length]
 
     def hidden(
         self, ids_BL: Tensor, valid: Tensor | None = None, select_BK: Tensor | None = None,
