@@ -39,10 +39,25 @@ def swiglu(gate_up_BQF: Tensor, out_BQF: Tensor) -> None:
     out_BQF.copy_(F.silu(gate) * up)
 
 
-def remember(k_BQGE: Tensor, v_BQGE: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor) -> None:
-    index = places_BQ[:, None, :, None].expand(-1, k_BQGE.shape[2], -1, k_BQGE.shape[3])
-    for stored, made in zip(kept, (k_BQGE, v_BQGE), strict=True):
-        stored.scatter_(2, index, made.transpose(1, 2))
+def keep(kv_BLN: Tensor, cos: Tensor, sin: Tensor, kept: tuple[Tensor, Tensor]) -> None:
+    keys, values = (t.unflatten(-1, kept[0].shape[1::2]).transpose(1, 2) for t in kv_BLN.chunk(2, dim=-1))
+    kept[0].copy_(rotate(keys, cos, sin))
+    kept[1].copy_(values)
+
+
+def attend_kept(
+    q_BKN: Tensor, kv_BQN: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor, lengths_B: Tensor | None,
+    asked: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor],
+) -> Tensor:  # fmt: skip
+    """By writing into a copy of the memory."""
+    (_, groups, length, width), (k, v) = kept[0].shape, kv_BQN.chunk(2, dim=-1)
+    fresh = rotate(k.unflatten(-1, (groups, width)).transpose(1, 2), *seen), v.unflatten(-1, (groups, width))
+    index = places_BQ[:, None, :, None].expand(-1, groups, -1, width)
+    keys, values = kept[0].scatter(2, index, fresh[0]), kept[1].scatter(2, index, fresh[1].transpose(1, 2))
+    q = rotate(q_BKN.unflatten(-1, (-1, width)).transpose(1, 2), *asked)
+    mask = None if lengths_B is None else torch.arange(length) < lengths_B[:, None, None, None]
+    a = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=q.shape[1] != groups)
+    return a.transpose(1, 2).flatten(2)
 
 
 def attend_packed(q_BKHE: Tensor, k_BLGE: Tensor, v_BLGE: Tensor, canvas: Canvas) -> Tensor:
@@ -65,7 +80,7 @@ def attend_packed(q_BKHE: Tensor, k_BLGE: Tensor, v_BLGE: Tensor, canvas: Canvas
     return out.flatten(2)
 
 
-PLAIN: Any = SimpleNamespace(norm=norm, rotate_=rotate_, swiglu=swiglu, remember=remember)
+PLAIN: Any = SimpleNamespace(norm=norm, rotate_=rotate_, swiglu=swiglu, keep=keep, attend_kept=attend_kept)
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "exact": {}, "dual": {"cache": "dual"}, "prefix": {"cache": "prefix"}, "T=0.7": {"temperature": 0.7},
     "guided": {"cfg_scale": 0.5}, "threshold": {"threshold": 0.9},
@@ -164,8 +179,8 @@ def test_rows_one_after_the_other_give_the_same_tokens(temperature: float, monke
     assert [(r.ids, r.tokens, r.order) for r in found] == [(r.ids, r.tokens, r.order) for r in plain]
     used = sum(len(p) + d.gen_length for p in prompts)
     first = next(iter(made.made))
-    assert used <= first.packed < used + fill_of(used) < first.rows * first.width
-    assert all(form.packed for form in made.made if form.rows > 1)
+    assert used <= first.size.packed < used + fill_of(used) < first.size.rows * first.size.width
+    assert all(form.size.packed for form in made.made if form.size.rows > 1)
 
 
 def test_packed_rows_have_adapters_of_their_own(
@@ -179,7 +194,7 @@ def test_packed_rows_have_adapters_of_their_own(
     plain = executor.denoise(prompts, [0] * 5, BASE, specs)
     made = packed(executor, monkeypatch)
     assert [r.ids for r in executor.denoise(prompts, [0] * 5, BASE, specs)] == [r.ids for r in plain]
-    assert all(form.packed for form in made.made)
+    assert all(form.size.packed for form in made.made)
     assert {form.gated for form in made.made} == {True}
 
 
@@ -194,6 +209,34 @@ def test_two_networks_of_one_base_take_turns_beside_its_weights(adapters: Callab
         in_few_kernels(executor.checkpoint.network)
     for _ in range(2):
         assert [e.generate_ids(prompt, d) for e in (base, *both)] == wanted
+
+
+class CompilationError(Exception):
+    __module__ = "triton.compiler.errors"
+
+
+@pytest.mark.parametrize("changes", [{}, {"cache": "dual"}, {"cache": "prefix"}], ids=str)
+@pytest.mark.parametrize("graphed", [False, True])
+def test_a_kernel_that_fails_is_done_without(
+    changes: dict[str, Any], graphed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, d = loaded(), replace(BASE, **changes)
+    prompts = [executor.prompt_ids(text) for text in TEXTS]
+    wanted = executor.denoise(prompts, range(5), d)
+    if graphed and d.cache != "prefix":  # which is never graphed
+        packed(executor, monkeypatch)
+    monkeypatch.setattr(graphs, "_LAYERS", {})
+    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (lambda f: f,))
+    network = executor.checkpoint.network
+    in_few_kernels(network).ops = SimpleNamespace(**{**vars(PLAIN), "rotate_": lambda *_: refuse()})
+    with pytest.warns(RuntimeWarning, match=r"kernels are off: CompilationError \(no such card\)"):
+        found = executor.denoise(prompts, range(5), d)
+    assert [r.ids for r in found] == [r.ids for r in wanted]
+    assert not isinstance(network.run_layer, fused.Fused)
+
+
+def refuse() -> None:
+    raise CompilationError("no such card")
 
 
 def test_gradients_go_through_the_layers_as_written() -> None:
@@ -243,7 +286,7 @@ for ops, out in zip((kernels, PLAIN), wide):
 close(*wide)
 cos, sin = rope_tables(9, 8, 1e4, x.device)
 places = torch.tensor([[1, 3, 4], [0, 5, 8]])
-for tables in ((cos[:3], sin[:3]), (cos[places][:, None], sin[places][:, None]), (cos[:3, :4], sin[:3, :4])):
+for tables in ((cos[:3], sin[:3]), (cos[places][:, None], sin[places][:, None]), rope_tables(3, 4, 1e4, x.device)):
     made = torch.randn(2, 3, 6 * 8, generator=g)
     both = made.clone(), made.clone()
     for ops, out in zip((kernels, PLAIN), both):
@@ -255,19 +298,84 @@ wide = [torch.zeros(2, 3, 34), torch.zeros(2, 3, 34)]
 for ops, out in zip((kernels, PLAIN), wide):
     ops.swiglu(h, out[..., :30])
 close(*wide)
-k, v = torch.randn(2, 3, 10, 8, generator=g)[:, :, 5:].chunk(2)[0], torch.randn(2, 3, 5, 8, generator=g)
-k = torch.randn(2, 3, 10, 8, generator=g)[:, :, 5:]
-for layout in ((2, 5, 9, 8), (2, 9, 5, 8)):
-    kept = [tuple(torch.zeros(layout) for _ in range(2)) for _ in range(2)]
-    if layout[1] == 9:
-        kept = [tuple(t.transpose(1, 2) for t in pair) for pair in kept]
-    for ops, pair in zip((kernels, PLAIN), kept):
-        ops.remember(k, v, pair, places)
-    close(kept[0][0], kept[1][0]), close(kept[0][1], kept[1][1])
+for heads, groups, width, asks, fresh, length in ((4, 4, 32, 3, 3, 9), (6, 2, 8, 17, 70, 150), (2, 1, 80, 66, 66, 90)):
+    cos, sin = rope_tables(length, width, 1e4, x.device)
+    whole = torch.randn(2, length, (heads + 2 * groups) * width, generator=g)[..., heads * width :]
+    for layout in ((2, groups, length, width), (2, length, groups, width)):
+        pairs = [tuple(torch.zeros(layout) for _ in range(2)) for _ in range(2)]
+        if layout[1] == length:
+            pairs = [tuple(t.transpose(1, 2) for t in pair) for pair in pairs]
+        for ops, pair in zip((kernels, PLAIN), pairs):
+            ops.keep(whole, cos, sin, pair)
+        close(pairs[0][0], pairs[1][0]), close(pairs[0][1], pairs[1][1])
+        first = torch.tensor([[length - fresh], [(length - fresh) // 2]])
+        places, pick = first + torch.arange(fresh), torch.randperm(fresh, generator=g)[:asks].expand(2, -1)
+        made = torch.randn(2, fresh, (heads + 2 * groups) * width, generator=g)
+        q, kv = made.gather(1, pick[..., None].expand(-1, -1, heads * width)), made[..., heads * width :]
+        tables = [t[places][:, None] for t in (cos, sin)]
+        asked = [t.gather(2, pick[:, None, :, None].expand(-1, -1, -1, width)) for t in tables]
+        for lengths in (None, torch.tensor([length, (length + fresh) // 2 + 1], dtype=torch.int32)):
+            for ask, at in ((q, asked), (made[..., : heads * width], tables)):
+                found = [ops.attend_kept(ask, kv, pairs[0], places, lengths, at, tables) for ops in (kernels, PLAIN)]
+                close(*found)
+                assert not torch.equal(found[0], torch.zeros_like(found[0]))
 """
+    in_another_process(program, TRITON_INTERPRET="1")
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_gpu_that_is_not_here() -> None:
+    """To machine code of a Hopper card, bfloat16 and float32, within its shared memory. Nothing is launched."""
+    pytest.importorskip("triton", reason="comes with torch's CUDA builds")
+    program = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+class Card:
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+    def get_current_device(self):
+        return 0
+    def get_current_stream(self, device):
+        return 0
+driver.set_active(Card())
+made = []
+def compiled(kernel, grid):
+    def run(*args, **more):
+        made.append((kernel.__name__, kernel.run(*args, grid=grid, warmup=True, **more).metadata.shared))
+    return run
+JITFunction.__getitem__ = compiled
+from triaxis.sampling import kernels
+heads, groups, width, length, fresh = 9, 3, 64, 70, 33
+for kind in (torch.bfloat16, torch.float32):
+    zeros = lambda *shape: torch.zeros(shape, dtype=kind)
+    kernels.norm(zeros(4, 64), zeros(64), 1e-5, zeros(4, 64))
+    kernels.swiglu(zeros(1, 2, 128), zeros(1, 2, 64))
+    cos, made_of = torch.zeros(length, width), (heads + 2 * groups) * width
+    whole, part = zeros(2, length, made_of), zeros(2, fresh, made_of)
+    kernels.rotate_(whole, heads + groups, width, cos, cos)
+    kept = [zeros(2, length, groups, width).transpose(1, 2) for _ in range(2)]
+    kernels.keep(whole[..., heads * width :], cos, cos, kept)
+    places = torch.arange(fresh).expand(2, fresh)
+    tables, kv = [cos[places][:, None]] * 2, part[..., heads * width :]
+    for lengths in (None, torch.ones(2, dtype=torch.int32)):
+        kernels.attend_kept(part[..., : heads * width], kv, kept, places, lengths, tables, tables)
+        few = [t[:, :, :16] for t in tables]
+        kernels.attend_kept(zeros(2, 16, heads * width), kv, kept, places, lengths, few, tables)
+    one = torch.zeros(1, 1, dtype=torch.long)
+    for heat in (0.0, 0.7):
+        kernels.pick(zeros(1, 4, 500), one[0], one, torch.zeros(1, 4, dtype=torch.long), heat)
+assert {name for name, _ in made} == {"_norm", "_swiglu", "_rotate", "_keep", "_attend_kept", "_scan"}
+assert max(shared for _, shared in made) < 227 * 1024
+"""
+    in_another_process(program)
+
+
+def in_another_process(program: str, **variables: str) -> None:
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths},
+        [sys.executable, "-c", program], env={**os.environ, **variables, "PYTHONPATH": paths},
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-1500:]

@@ -118,7 +118,7 @@ def test_a_low_threshold_commits_a_block_a_pass_and_a_high_one_a_token_a_pass(pa
 @pytest.mark.parametrize(
     "changes",
     [{}, {"temperature": 0.7}, {"remasking": "random"}, {"cache": "dual"}, {"cache": "dual", "refresh": 2},
-     {"stop": "eos_block"}],
+     {"stop": "eos_block"}, {"cache": "dual", "block_length": 24}],
     ids=str,
 )  # fmt: skip
 def test_graphed_steps_are_the_plain_ones(
@@ -152,12 +152,15 @@ def test_graphed_steps_are_the_plain_ones(
     for a, b in zip(chain(*graphed), chain(*plain), strict=True):
         assert (a.ids, a.ended, a.forwards, a.tokens, a.order) == (b.ids, b.ended, b.forwards, b.tokens, b.order)
         assert a.chances == pytest.approx(b.chances, abs=1e-5)
-    sizes = {form.rows for form in made[0].made}
+    sizes = {form.size.rows for form in made[0].made}
     assert 7 not in sizes
     assert 8 in sizes, "seven rows run as eight"
-    assert {(f.width, f.padded) for f in made[0].made} >= {(27, False), (56, True), (32, False)}, "ragged ones padded"
+    widths = {(f.size.width, f.size.padded) for f in made[0].made}
+    assert widths >= {(27, False), (56, True), (32, False)}, "ragged ones padded"
     held = {k.untyped_storage().data_ptr() for m in made[0].memories.values() for k, _ in m.pairs}
     assert len(held) == (2 if d.cache == "dual" else 0), "one row's memory, then one that serves all"
+    asked = {form.asked for form in made[0].made if form.kind == "dual"}
+    assert asked == ({8, 16, 24} if d.block_length == 24 else {8} if d.cache == "dual" else set())
 
 
 @pytest.mark.parametrize("cache", ["none", "dual"])

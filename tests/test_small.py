@@ -353,5 +353,6 @@ def test_the_whole_recipe_at_toy_scale(tmp_path: Path) -> None:
     tables = (elsewhere / "tables.md").read_text()
     assert "## Prefix repair" in tables
     assert "## Consensus distillation" in tables
+    assert "## Approximate decoding on" in tables
     assert f"## The three axes on {studied[-1]}" in tables
     assert "| executor | 6 |" in (elsewhere / "card.md").read_text()

@@ -35,7 +35,7 @@ REAL = "svamp"  # the study's task in people's language
 FLOOR = 0.15  # under this on SVAMP the executor is too weak for it to be studied there
 LEVELS = tuple(f"wordproblems-{level}" for level in (1, 2, 3, 4))
 LARGE = "gsm8k"  # measured beside the studies: nothing waits for it
-SIDE_BY_SIDE = ("axes", "prefix", "distil", LARGE, "check")
+SIDE_BY_SIDE = ("axes", "prefix", "distil", "modes", LARGE, "check")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ TOY = ("--steps", "6", "--batch", "4", "--rows", "512", "--warmup", "2", "--work
 SCALES = {
     "full": Scale(
         executor=("--rows", "400000", "--workers", "4"), planner=("--workers", "2"),
-        minutes={"executor": 3.4, "planner": 0.8, "eval": 1.8, **dict.fromkeys(SIDE_BY_SIDE, 3.0)},
+        minutes={"executor": 3.4, "planner": 0.8, "eval": 1.8, **dict.fromkeys(SIDE_BY_SIDE, 4.5)},
         tests={REAL: 353, **dict.fromkeys(LEVELS, 400), LARGE: 1319}, recipe={},
     ),
     "toy": Scale(
@@ -213,6 +213,27 @@ def axes(a: argparse.Namespace, clock: Clock) -> None:
         study.sample(a.out / "studies" / f"axes-{task}", clock)
 
 
+def modes(a: argparse.Namespace, clock: Clock) -> None:
+    """What approximate decoding costs on the chosen level: each mode against the exact one, item by item."""
+    from triaxis.sampling.agreement import MODES, agreement, table
+    from triaxis.sampling.executor import load_executor
+    from triaxis.tasks import load_task
+
+    task, n = load_task(evaluated(a)["level"]), a.n or a.size.axes
+    items, model = task.items(n), load_executor(executor(a), device=a.device)
+    done = iter(range(1, len(MODES) + 3))
+
+    def grade(number: int, text: str) -> tuple[str, bool]:
+        read = task.grade(text, items[number])
+        return read.answer, read.verdict == "right"
+
+    prompts = [model.prompt_ids(i.question) for i in items]
+    d = model.default_decode()
+    rows = agreement(model, prompts, d, grade, say=lambda _: clock("modes", next(done), len(MODES) + 1))
+    head = f"## Approximate decoding on {evaluated(a)['level']}, N = {len(items)}, against the exact protocol\n\n"
+    (a.out / "modes.md").write_text(head + table(rows, timed=False) + "\n", encoding="utf-8")
+
+
 def check(a: argparse.Namespace, clock: Clock) -> None:
     """The first answers of the chosen level once more on the CPU in float32: does a GPU's engine say the same?"""
     from triaxis.store import Store
@@ -361,6 +382,8 @@ def write(a: argparse.Namespace) -> None:
         parts.append(f"## Prefix repair on {r.task}\n\n{repair.markdown(compare(r, a.out / 'prefix'))}")
     else:
         parts.append("\n".join(trained_only(a.out / "prefix", r.task)))
+    if (a.out / "modes.md").is_file():
+        parts.append((a.out / "modes.md").read_text(encoding="utf-8"))
     for label in ("vote", "gold"):
         if (a.out / "distil" / f"{label}.json").is_file():
             told = json.loads((a.out / "distil" / f"{label}.json").read_text(encoding="utf-8"))
@@ -450,7 +473,7 @@ def everything(a: argparse.Namespace) -> None:
 
 
 TIMED: Mapping[str, Callable[[argparse.Namespace, Clock], None]] = {
-    "eval": evaluate, "axes": axes, "prefix": prefix, "distil": distil, LARGE: large, "check": check,
+    "eval": evaluate, "axes": axes, "prefix": prefix, "distil": distil, "modes": modes, LARGE: large, "check": check,
 }  # fmt: skip
 PLAIN = {"prepare": prepare, "train": train, "collect": collect, "write": write, "all": everything}
 

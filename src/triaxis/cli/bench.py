@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,6 @@ from triaxis.cli.tune import measure as measured_modes  # registers tune
 from triaxis.errors import UserError, lookup
 
 if TYPE_CHECKING:
-    from triaxis.sampling.agreement import Row
     from triaxis.sampling.executor import Executor
 
 bench = typer.Typer(
@@ -93,7 +91,7 @@ def agreement(
     json_: Json = False,
 ) -> None:
     """Tokens changed, answers flipped, accuracy lost and time saved by each approximate mode, on your own task."""
-    from triaxis.sampling.agreement import presets
+    from triaxis.sampling.agreement import presets, table
 
     m = measured_modes(
         executor, task, n=n, seed=seed, margin=margin, modes=modes, setting=setting, device=device,
@@ -105,19 +103,7 @@ def agreement(
              "modes": [r.plain() for r in m.rows], "presets": presets(m.rows, m.decode)}
         )  # fmt: skip
         return
-    sys.stdout.write(_table(m.rows) + "\n")
-
-
-def _table(rows: Sequence[Row]) -> str:
-    head = "| mode | tokens changed | answers flipped | points | 95 % interval | verdict | faster | passes | computed |"
-    lines = [head, "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |"]
-    lines += [
-        f"| {r.mode} | {r.tokens_changed:.1%} | {r.answers_flipped} of {r.effect.n} | {100 * r.effect.value:+.1f} | "
-        f"[{100 * r.effect.low:+.1f}, {100 * r.effect.high:+.1f}] | {r.verdict} | {r.faster:.2f} x | "
-        f"{r.passes:.2f} x | {r.computed:.2f} x |"
-        for r in rows
-    ]
-    return "\n".join(lines)
+    sys.stdout.write(table(m.rows) + "\n")
 
 
 @bench.command()

@@ -149,3 +149,16 @@ def presets(rows: Sequence[Row], decode: Decode) -> dict[str, dict[str, object]]
         "balanced": quickest([r for r in rows if r.verdict.startswith("not inferior")]),
         "fast": quickest([r for r in rows if r.verdict != "worse"]),
     }
+
+
+def table(rows: Sequence[Row], *, timed: bool = True) -> str:
+    """Markdown. timed: with seconds, which say little of a machine that did other work beside."""
+    head = "| mode | tokens changed | answers flipped | points | 95 % interval | verdict | passes | computed |"
+    lines = [head + " faster |" * timed, "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |" + " ---: |" * timed]
+    lines += [
+        f"| {r.mode} | {r.tokens_changed:.1%} | {r.answers_flipped} of {r.effect.n} | {100 * r.effect.value:+.1f} | "
+        f"[{100 * r.effect.low:+.1f}, {100 * r.effect.high:+.1f}] | {r.verdict} | {r.passes:.2f} x | "
+        f"{r.computed:.2f} x |" + f" {r.faster:.2f} x |" * timed
+        for r in rows
+    ]
+    return "\n".join(lines)

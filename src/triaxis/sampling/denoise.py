@@ -23,7 +23,7 @@ from torch import Tensor
 
 from triaxis.models.parts import Decoder, Memory, Shape
 from triaxis.sampling.cache import Keeper, Plan
-from triaxis.sampling.graphs import SIZES, Graphs, compile_layers, give_up, graphs_of, pick
+from triaxis.sampling.graphs import SIZES, Graphs, can_do_without, compile_layers, give_up, graphs_of, in_kernels, pick
 from triaxis.sampling.noise import ORDER, uniforms, with_noise
 from triaxis.sampling.rows import Denoised, Layout, Queue, Rows, results
 from triaxis.sampling.schedule import Decode
@@ -229,9 +229,11 @@ class _Job:
         elif self.d.by_confidence or self.aligned:
             self.ragged_block(rows, span)
         else:
+            hidden = k
             for count in self.d.commits(k):
-                if self.graphs is None or not self.graphed_step(rows, span, count):
+                if self.graphs is None or not self.graphed_step(rows, span, count, hidden):
                     self.step(rows, span, None, count)
+                hidden -= count
         rows.advance(over, k)
 
     def ragged_block(self, rows: Rows, span_BK: Tensor) -> None:
@@ -264,8 +266,7 @@ class _Job:
             wanted = rows.start[:, None] + torch.arange(reach, device=select.device)
             wanted = wanted.clamp(max=rows.width - 1)
         plan = self.keeper.plan(rows.canvas, rows.first, rows.end, rows.at[0].step, at)
-        logits = _logits(self.network, rows, wanted, d, self.mask_id, plan)
-        mine = logits
+        mine = logits = self.logits(rows, wanted, plan)
         if self.watch:
             spots = select - rows.start[:, None]
             mine = logits.gather(1, spots[..., None].expand(-1, -1, logits.shape[-1]))
@@ -275,6 +276,19 @@ class _Job:
             place.step += 1
         if self.watch:
             self.note(rows, logits)
+
+    def logits(self, rows: Rows, wanted_BK: Tensor, plan: Plan) -> Tensor:
+        """Logits at those positions; where a kernel fails, from the layers without it."""
+        try:
+            return _logits(self.network, rows, wanted_BK, self.d, self.mask_id, plan)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:
+            if not (isinstance(self.network, Decoder) and in_kernels(self.network) and can_do_without(e)):
+                raise
+            give_up(self.network, e)
+            self.graphs = None
+            return _logits(self.network, rows, wanted_BK, self.d, self.mask_id, plan)
 
     def note(self, rows: Rows, logits_BWV: Tensor) -> None:
         """The response as predicted: what is committed, and the most probable tokens elsewhere."""
@@ -304,17 +318,19 @@ class _Job:
         share: list[float] = (masks.sum(1) / self.d.gen_length).tolist()
         return share
 
-    def graphed_step(self, rows: Rows, span_BK: Tensor, count: int) -> bool:
+    def graphed_step(self, rows: Rows, span_BK: Tensor, count: int, hidden: int) -> bool:
         """A step as a CUDA graph; False where that failed, and the step is still to do."""
         step = rows.at[0].step
         assert self.graphs is not None
         self.announce(rows)
         full = step == 0 or (self.d.refresh > 0 and step % self.d.refresh == 0)
         try:
-            self.graphs.step(rows, span_BK, count, full and self.d.cache != "none")
+            self.graphs.step(rows, span_BK, count, full and self.d.cache != "none", hidden)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as e:
+        except Exception as e:  # of a capture or a kernel
+            if not can_do_without(e):
+                raise
             give_up(self.graphs.network, e)
             self.graphs = None
             return False
@@ -323,13 +339,14 @@ class _Job:
         return True
 
     def whole_step(
-        self, rows: Rows, span_BK: Tensor, count: Tensor, memory: Memory | None, places_BQ: Tensor | None
+        self, rows: Rows, span_BK: Tensor, count: Tensor, memory: Memory | None, places_BQ: Tensor | None, asked: int
     ) -> None:
-        """A step on tensors alone, in place: what a graph records."""
-        hidden = self.network.hidden(rows.canvas, rows.lengths, span_BK, memory, places_BQ, rows.packed)
+        """A step on tensors alone, in place: what a graph records. asked: the hidden positions of a row are no more."""
+        select = span_BK if asked == span_BK.shape[1] else self.first_hidden(rows, span_BK, asked)
+        hidden = self.network.hidden(rows.canvas, rows.lengths, select, memory, places_BQ, rows.packed)
         logits = self.network.head(hidden)
         rows.tokens += rows.end if places_BQ is None else places_BQ.shape[1]
-        self.commit(rows, span_BK, logits, count)
+        self.commit(rows, select, logits, count)
 
     def hidden_of(self, rows: Rows, span_BK: Tensor) -> Tensor:
         """The hidden positions of the block, lowest first; rows with fewer than others get some that are not.
@@ -338,8 +355,12 @@ class _Job:
         """
         if span_BK.is_cuda:
             return span_BK
+        most = int((rows.canvas.gather(1, span_BK) == self.mask_id).sum(1).max())
+        return self.first_hidden(rows, span_BK, most)
+
+    def first_hidden(self, rows: Rows, span_BK: Tensor, most: int) -> Tensor:
+        """So many positions of the block: the hidden ones, lowest first, then others."""
         hidden = rows.canvas.gather(1, span_BK) == self.mask_id
-        most = int(hidden.sum(1).max())
         return span_BK.gather(1, hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :most])
 
     def commit(self, rows: Rows, select_BK: Tensor, logits_BKV: Tensor, count: int | Tensor) -> None:

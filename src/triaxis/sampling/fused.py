@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import torch
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triaxis.models.adapters import LoraLinear, Switch
-from triaxis.models.parts import ROOM_BESIDE, Canvas, Decoder, Layer, Packed, RMSNorm, RunLayer, at_places
+from triaxis.models.parts import ROOM_BESIDE, Canvas, Decoder, Layer, Packed, RMSNorm, RunLayer, Shape, at_places
 
 _EVEN = 8  # ranks are filled up to a multiple of this: rows of a product begin at multiples of 16 bytes
 
@@ -39,7 +39,11 @@ class Operations(Protocol):
     def norm(self, x_TD: Tensor, weight: Tensor, eps: float, out_TD: Tensor) -> None: ...
     def rotate_(self, x_BQN: Tensor, heads: int, head_width: int, cos: Tensor, sin: Tensor) -> None: ...
     def swiglu(self, gate_up_BQF: Tensor, out_BQF: Tensor) -> None: ...
-    def remember(self, k_BQGE: Tensor, v_BQGE: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor) -> None: ...
+    def keep(self, kv_BLN: Tensor, cos: Tensor, sin: Tensor, kept: tuple[Tensor, Tensor]) -> None: ...
+    def attend_kept(
+        self, q_BKN: Tensor, kv_BQN: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor, lengths_B: Tensor | None,
+        asked: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor],
+    ) -> Tensor: ...  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,9 @@ class Fused:
     def of(
         cls, network: Decoder, switch: Switch | None, ops: Operations, attend: Callable[..., Tensor]
     ) -> Fused | None:
-        """None where a layer is of another kind."""
+        """None where a layer is of another kind, heads turn in part or not everyone is seen."""
+        if network.shape.attend_block or network.shape.rotary not in (0, network.shape.head_width):
+            return None
         found = {layer: Weights.of(layer) for layer in network.layers()}
         layers = {layer: w for layer, w in found.items() if w is not None}
         return cls(layers, switch, ops, attend) if len(layers) == len(found) else None
@@ -170,25 +176,17 @@ class Fused:
         kept: tuple[Tensor, Tensor] | None,
     ) -> Tensor:  # fmt: skip
         """As `Layer.forward`; `x_BQD` is written over, unless a gradient is wanted."""
-        if torch.is_grad_enabled():
+        masked = canvas.places_BQ is not None and canvas.mask is not None and canvas.lengths_B is None
+        if torch.is_grad_enabled() or masked:  # a mask that says more than lengths
             return layer.forward(x_BQD, canvas, select_BK, kept)
         if layer is self.first:
             self._begin(x_BQD, canvas.packed)
-        w, c = self.layers[layer], layer.shape
+        w = self.layers[layer]
         h = self._normed(x_BQD, w, 0, "qkv")
-        rest, q, k, v = x_BQD, *self._heads(c, w, h, canvas, select_BK)
+        a = self._attention(layer.shape, w, h, canvas, select_BK, kept)
+        rest = x_BQD
         if select_BK is not None:
             rest = x_BQD.gather(1, select_BK[..., None].expand(-1, -1, x_BQD.shape[-1]))
-        if kept is not None and canvas.places_BQ is not None:
-            self.ops.remember(k, v, kept, canvas.places_BQ)
-            k, v = (t.transpose(1, 2) for t in kept)
-        elif kept is not None:
-            for stored, made in zip(kept, (k, v), strict=True):
-                stored.copy_(made.transpose(1, 2))
-        mask = canvas.mask
-        if select_BK is not None and mask is not None and mask.shape[2] > 1:
-            mask = at_places(mask.expand(len(select_BK), -1, -1, -1), select_BK)
-        a = self.attend(q, k, v, canvas._replace(mask=mask))
         flat = rest.view(-1, rest.shape[-1])
         flat.addmm_(a.flatten(0, 1), w.out.T)
         if (side := self._side(w, "out")) is not None:
@@ -249,27 +247,39 @@ class Fused:
             side.low(x_BQN[..., :width], self._factors(side, x_BQN.shape[1]), x_BQN[..., width:])
         return x_BQN
 
-    def _heads(
-        self, c: Any, w: Weights, h: Tensor, canvas: Canvas, select_BK: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, K, H, E), keys and values (B, Q, G, E), turned."""
-        asks, width = c.heads * c.head_width, h.shape[-1]
-        bias = w.bias
+    def _attention(
+        self, c: Shape, w: Weights, h: Tensor, canvas: Canvas, select_BK: Tensor | None,
+        kept: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:  # fmt: skip
+        """What the queries see, (B, K, H * E). With places, fresh keys and values are not kept: none reads them later.
+
+        (A later pass has its own of the same positions, or computes the whole canvas.)
+        """
+        asks, width, seen = c.heads * c.head_width, h.shape[-1], (canvas.cos, canvas.sin)
+        asked, bias = seen, w.bias
         if select_BK is None:
             qkv = F.linear(h, w.qkv[:, :width], bias)
-            self.ops.rotate_(qkv, c.heads + c.kv_heads, c.head_width, canvas.cos, canvas.sin)
             q, kv = qkv[..., :asks], qkv[..., asks:]
         else:
+            asked = at_places(seen[0], select_BK), at_places(seen[1], select_BK)
             picked = h.gather(1, select_BK[..., None].expand(-1, -1, width))
             q = F.linear(picked, w.qkv[:asks, :width], None if bias is None else bias[:asks])
-            self.ops.rotate_(
-                q, c.heads, c.head_width, at_places(canvas.cos, select_BK), at_places(canvas.sin, select_BK)
-            )
             kv = F.linear(h, w.qkv[asks:, :width], None if bias is None else bias[asks:])
-            self.ops.rotate_(kv, c.kv_heads, c.head_width, canvas.cos, canvas.sin)
-        k, v = kv.chunk(2, dim=-1)
-        split = [t.view(*t.shape[:-1], -1, c.head_width) for t in (q, k, v)]
-        return split[0], split[1], split[2]
+        if canvas.places_BQ is not None:
+            assert kept is not None
+            return self.ops.attend_kept(q, kv, kept, canvas.places_BQ, canvas.lengths_B, asked, seen)
+        if select_BK is None and kept is None:
+            self.ops.rotate_(qkv, c.heads + c.kv_heads, c.head_width, *seen)
+        else:
+            self.ops.rotate_(q, c.heads, c.head_width, *asked)
+        if kept is not None:
+            self.ops.keep(kv, *seen, kept)
+            k, v = (t.transpose(1, 2) for t in kept)
+        else:
+            if select_BK is not None:
+                self.ops.rotate_(kv, c.kv_heads, c.head_width, *seen)
+            k, v = (t.view(*t.shape[:-1], -1, c.head_width) for t in kv.chunk(2, dim=-1))
+        return self.attend(q.view(*q.shape[:-1], -1, c.head_width), k, v, canvas)
 
 
 HALVES = (torch.bfloat16, torch.float16)  # what flash attention takes

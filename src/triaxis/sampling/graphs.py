@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -38,32 +38,96 @@ VERSIONS = 64  # of one compiled function
 ROOM = 256  # a shared memory is made for widths up to the next multiple of this
 WIDTH = 8  # widths of ragged canvases are multiples of this
 PACKED_WIDTH = 64  # and of those whose rows lie one after the other: there it costs nothing
-_STATE = ("canvas", "prompt", "end", "keys", "forwards", "tokens", "order", "chances")
+ASKED = 8  # with a cache, so many positions more or less whose logits are made are another graph
+_CHANGED = ("canvas", "forwards", "tokens", "order", "chances")
+_STATE = ("prompt", "end", "keys", *_CHANGED)
 
 
-class Form(NamedTuple):
-    """What steps must have in common to be one graph."""
+class Size(NamedTuple):
+    """What steps must have in common to work on the same tensors."""
 
     rows: int  # filled up
     width: int  # filled up
     padded: bool
     packed: int  # tokens of a pass where rows lie one after the other, filled up; 0: they do not
+
+
+class Form(NamedTuple):
+    """What steps must have in common to be one graph."""
+
+    size: Size
     kind: str  # "full": the whole canvas, whatever the cache; else the cache's name
     gated: bool  # adapters may be on
+    asked: int  # positions of a row whose logits are made
+
+
+# rows, span, tokens to commit, memory, places, positions asked
+Body = Callable[[Rows, Tensor, Tensor, Memory | None, Tensor | None, int], None]
 
 
 @dataclass(slots=True)
-class Graphed:
-    """One captured step and the tensors it reads and writes."""
+class Seats:
+    """Tensors of one size that graphs read and write. Rows sit down once and stay until others do."""
 
-    rows: Rows  # its own, whose tensors the graph works on
+    rows: Rows
     span: Tensor  # (B, K) positions of the block
     count: Tensor  # (1,) tokens to commit
-    gates: Tensor | None = None  # (B, A) factors of the adapters; None: a step without
-    replay: Callable[[], None] | None = None
+    gates: Tensor | None = None  # (B, A) factors of the adapters, from the first step on that may have some on
+    owner: Callable[[], Rows | None] = lambda: None  # whose tensors are views of these
+    told: tuple[Tensor | None, int] = (None, 0)  # the span and the count that stand there
+
+    @classmethod
+    def of(cls, rows: Rows, span_BK: Tensor, size: Size) -> Seats:
+        device = span_BK.device
+        made = rows.take([0])
+        for name in _STATE:
+            t = getattr(rows, name)
+            wide = (size.rows, size.width) if t.dim() == 2 else (size.rows,)
+            setattr(made, name, torch.zeros(wide, dtype=t.dtype, device=device))
+        made.ends = [0 if size.padded else size.width]  # the host knows no more of them than whether they are padded
+        made.packed = size.packed
+        span = torch.zeros((size.rows, span_BK.shape[1]), dtype=torch.long, device=device)
+        return cls(made, span, torch.ones(1, dtype=torch.long, device=device))
+
+    def take(self, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
+        """Let those rows sit here; what fills the size up is the first row again, without tokens where rows are packed.
+
+        From then on the rows' tensors are views of these, so that no step copies anything. Whoever sat here gets up.
+        """
+        if self.owner() is not rows:
+            self._clear()
+            for name in _STATE:
+                given, mine = getattr(rows, name), getattr(self.rows, name)
+                if mine.dim() == 2:
+                    mine = mine[:, : given.shape[1]]
+                _fill(mine, given)
+                if name in _CHANGED:
+                    setattr(rows, name, mine[: len(given)])
+            if self.rows.packed:  # what fills the size up takes no tokens
+                self.rows.end[len(rows.at) :] = 0
+            self.owner, self.told = ref(rows), (None, 0)
+        if self.told[0] is not span_BK:
+            _fill(self.span, span_BK)
+        if self.told[1] != count:
+            self.count.fill_(count)
+        self.told = span_BK, count
+        if gates_BA is not None:
+            if self.gates is None:
+                self.gates = torch.zeros((len(self.span), gates_BA.shape[1]), device=gates_BA.device)
+            _fill(self.gates, gates_BA)
+
+    def _clear(self) -> None:
+        before = self.owner()
+        if before is not None:
+            for name in _CHANGED:
+                setattr(before, name, getattr(before, name).clone())
 
 
-Body = Callable[[Rows, Tensor, Tensor, Memory | None, Tensor | None], None]  # rows, span, count, memory, places
+def _fill(mine: Tensor, given: Tensor) -> None:
+    """Rows, and the first of them again up to the end."""
+    mine[: len(given)].copy_(given)
+    if len(given) < len(mine):
+        mine[len(given) :].copy_(given[:1].expand_as(mine[len(given) :]))
 
 
 @dataclass(slots=True)
@@ -75,61 +139,62 @@ class Graphs:
     body: Body  # a whole step on tensors, in place
     record: Callable[[Callable[[], None], Graphs], Callable[[], None]]  # makes something to replay of something to run
     switch: Switch | None = None  # of the adapters mounted on the network
-    made: dict[Form, Graphed] = field(default_factory=dict)
+    made: dict[Form, Callable[[], None]] = field(default_factory=dict)
+    seats: dict[Size, Seats] = field(default_factory=dict)
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
     sent: dict[Gate, Tensor] = field(default_factory=dict)  # factors of the adapters on the device, (1, A)
     flat: Tensor | None = None  # what the memories are parts of
     pool: Any = None
 
-    def step(self, rows: Rows, span_BK: Tensor, count: int, full: bool) -> None:
+    def step(self, rows: Rows, span_BK: Tensor, count: int, full: bool, hidden: int) -> None:
         """One pass over all rows, in place, with the adapters as the switch says.
 
-        full: compute the whole canvas; else what the cache does not hold.
+        full: compute the whole canvas; else what the cache does not hold. hidden: positions of a row's block that no
+        pass has committed; with a cache, logits are made for little more than those.
         """
         gates = self._gates(len(rows.at), span_BK.device)
-        form = self._form(rows, "full" if full else self.d.cache, gates is not None)
-        graphed = self.made.get(form)
-        if graphed is None:
-            graphed = self.made[form] = self._capture(rows, span_BK, form, gates)
-        _load(graphed, rows, span_BK, count, gates)
-        assert graphed.replay is not None
+        kind, asked = "full" if full else self.d.cache, span_BK.shape[1]
+        if kind == "dual":  # elsewhere a pass costs so much more that a graph for each would not pay
+            asked = min(asked, -(-hidden // ASKED) * ASKED)
+        form = Form(self._size(rows, kind), kind, gates is not None, asked)
+        seats = self.seats.get(form.size)
+        if seats is None:
+            seats = self.seats[form.size] = Seats.of(rows, span_BK, form.size)
+        seats.take(rows, span_BK, count, gates)
+        if form not in self.made:
+            self.made[form] = self._capture(seats, form)
         if isinstance(self.network.run_layer, Fused):
             self.network.run_layer.claim()
-        graphed.replay()
-        n, length = rows.canvas.shape
-        for name in ("canvas", "forwards", "tokens", "order", "chances"):
-            value = getattr(graphed.rows, name)
-            getattr(rows, name).copy_(value[:n, :length] if value.dim() == 2 else value[:n])
+        self.made[form]()
 
-    def _form(self, rows: Rows, kind: str, gated: bool) -> Form:
+    def _size(self, rows: Rows, kind: str) -> Size:
         """Rows of one length are not filled up in width; others lie one after the other where layers take them so."""
         size = next((s for s in SIZES if s >= len(rows.at)), len(rows.at))
         run = self.network.run_layer
         if not rows.padded:
-            return Form(size, rows.width, False, 0, kind, gated)
+            return Size(size, rows.width, False, 0)
         if kind != "none" or not (isinstance(run, Fused) and run.packs):
-            return Form(size, -(-rows.width // WIDTH) * WIDTH, True, 0, kind, gated)
+            return Size(size, -(-rows.width // WIDTH) * WIDTH, True, 0)
         tokens = sum(rows.ends)
         fill = fill_of(tokens)
-        return Form(size, -(-rows.width // PACKED_WIDTH) * PACKED_WIDTH, True, -(-tokens // fill) * fill, kind, gated)
+        return Size(size, -(-rows.width // PACKED_WIDTH) * PACKED_WIDTH, True, -(-tokens // fill) * fill)
 
-    def _capture(self, rows: Rows, span_BK: Tensor, form: Form, gates_BA: Tensor | None) -> Graphed:
-        graphed = _static(rows, span_BK, form)
-        size, width, kind = form.rows, form.width, form.kind
-        if gates_BA is not None:
-            graphed.gates = torch.zeros((size, gates_BA.shape[1]), device=gates_BA.device)
-        _load(graphed, rows, span_BK, 1, gates_BA)
+    def _capture(self, seats: Seats, form: Form) -> Callable[[], None]:
         memory = None
         if self.d.cache != "none":
-            memory = self.memories.setdefault((size, width), self._memory(graphed.rows.canvas))
+            size = form.size.rows, form.size.width
+            memory = self.memories.setdefault(size, self._memory(seats.rows.canvas))
 
         def run() -> None:
-            places = None if kind in ("full", "none") else self._places(graphed)
-            with _gated(self.switch, graphed.gates):
-                self.body(graphed.rows, graphed.span, graphed.count, memory, places)
+            places = None if form.kind in ("full", "none") else self._places(seats.span)
+            with _gated(self.switch, seats.gates if form.gated else None):
+                self.body(seats.rows, seats.span, seats.count, memory, places, form.asked)
 
-        graphed.replay = self.record(run, self)
-        return graphed
+        before = {name: getattr(seats.rows, name).clone() for name in _CHANGED}
+        replay = self.record(run, self)  # which runs it
+        for name, value in before.items():
+            getattr(seats.rows, name).copy_(value)
+        return replay
 
     def _gates(self, rows: int, device: torch.device) -> Tensor | None:
         """What the switch says, as one factor a row and adapter, (B, A) float32; None where all are off.
@@ -157,12 +222,10 @@ class Graphs:
         parts = self.flat[:need].view(s.layers, 2, rows, width, s.kv_heads, s.head_width).transpose(3, 4)
         return Memory(tuple((p[0], p[1]) for p in parts))
 
-    def _places(self, graphed: Graphed) -> Tensor:
+    def _places(self, span_BK: Tensor) -> Tensor:
         """The block (a dual cache), and the position before it where logits are shifted."""
         back = self.network.shape.shift
-        if not back:
-            return graphed.span
-        return torch.cat((graphed.span[:, :1] - back, graphed.span), dim=1)
+        return torch.cat((span_BK[:, :1] - back, span_BK), dim=1) if back else span_BK
 
 
 @contextmanager
@@ -202,42 +265,6 @@ def cuda_graph(run: Callable[[], None], graphs: Graphs) -> Callable[[], None]:
     return replay
 
 
-def _static(rows: Rows, span_BK: Tensor, form: Form) -> Graphed:
-    """Tensors of a graph's own, of the filled size."""
-    size, width = form.rows, form.width
-
-    def like(t: Tensor) -> Tensor:
-        return torch.zeros((size, width) if t.dim() == 2 else (size,), dtype=t.dtype, device=t.device)
-
-    made = rows.take([0])
-    for name in _STATE:
-        setattr(made, name, like(getattr(rows, name)))
-    device = span_BK.device
-    made.ends = [0 if form.padded else width]  # of its rows the host knows no more than whether they are padded
-    made.packed = form.packed
-    span = torch.zeros((size, span_BK.shape[1]), dtype=torch.long, device=device)
-    return Graphed(made, span, torch.ones(1, dtype=torch.long, device=device))
-
-
-def _load(graphed: Graphed, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
-    """Copy the rows in; what fills the size up is the first row again, without tokens where rows are packed."""
-    if graphed.gates is not None and gates_BA is not None:
-        graphed.gates[: len(gates_BA)].copy_(gates_BA)
-        graphed.gates[len(gates_BA) :].copy_(gates_BA[:1].expand_as(graphed.gates[len(gates_BA) :]))
-    n, length = rows.canvas.shape
-    for name in _STATE:
-        mine, given = getattr(graphed.rows, name), getattr(rows, name)
-        target = mine[:, :length] if mine.dim() == 2 else mine
-        target[:n].copy_(given)
-        if n < len(mine):
-            target[n:].copy_(given[:1].expand_as(target[n:]))
-    graphed.span[:n].copy_(span_BK)
-    graphed.span[n:].copy_(span_BK[:1].expand_as(graphed.span[n:]))
-    graphed.count.fill_(count)
-    if graphed.rows.packed:  # what fills the size up takes no tokens
-        graphed.rows.end[n:] = 0
-
-
 # ---------------------------------------------------------------- which network and protocol
 
 _KNOWN: WeakKeyDictionary[Decoder, dict[object, Graphs | None]] = WeakKeyDictionary()
@@ -259,19 +286,25 @@ def release(network: Decoder) -> None:
     """Give back what the network's graphs hold: they keep the memory of the largest batch they were made for."""
     for graphs in filter(None, _KNOWN.get(network, {}).values()):
         graphs.made.clear()
+        graphs.seats.clear()
         graphs.memories.clear()
         graphs.flat = graphs.pool = None
 
 
 def give_up(network: Decoder, error: Exception) -> None:
-    """After a failed capture: this network's steps run one kernel after the other."""
-    warnings.warn(f"CUDA graphs are off: {cause_of(error)}", RuntimeWarning, stacklevel=2)
+    """After a failed capture or kernel: this network's steps run one after the other, by the layers as written."""
+    warnings.warn(f"CUDA graphs and our own kernels are off: {cause_of(error)}", RuntimeWarning, stacklevel=2)
     known = _KNOWN.setdefault(network, {})
     for key in known:
         known[key] = None
     network.synchronises = True
-    if isinstance(network.run_layer, Fused):  # its kernels may be what failed
+    if in_kernels(network):  # which may be what failed
         network.run_layer = Layers(switch_of(network))
+
+
+def in_kernels(network: Decoder) -> bool:
+    """Whether the network's layers run in kernels of ours."""
+    return isinstance(network.run_layer, Fused)
 
 
 # ---------------------------------------------------------------- compiled parts
@@ -293,6 +326,11 @@ def picked(logits_BKV: Tensor, keys_B: Tensor, step: Tensor, places_BK: Tensor, 
 
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failure)\b.*")
 _FAILURES = (RuntimeError, ImportError, OSError, AttributeError, TypeError, ValueError)
+
+
+def can_do_without(error: Exception) -> bool:
+    """Whether an error may be a compiler's, a kernel's or a capture's, so that the same functions run without it."""
+    return isinstance(error, _FAILURES) or type(error).__module__.partition(".")[0] in ("triton", "torch")
 
 
 def cause_of(error: Exception, most: int = 240) -> str:
@@ -326,7 +364,7 @@ class Compiled:
         except torch.OutOfMemoryError:
             raise
         except Exception as e:  # of a compiler, whose classes are many; the same function runs without it
-            if not isinstance(e, _FAILURES) and type(e).__module__.partition(".")[0] not in ("triton", "torch"):
+            if not can_do_without(e):
                 raise
             self.failed = True
             warnings.warn(f"{self.what} run uncompiled: {cause_of(e)}", RuntimeWarning, stacklevel=2)

@@ -18,6 +18,7 @@ triton: Any = import_module("triton")
 tl: Any = import_module("triton.language")
 PROGRAMS = 1024  # wanted at least: a few for each multiprocessor; a row of logits is split among them
 BLOCK = 1024
+KEYS, STAGES, WARPS = 32, 3, 2  # of attention to what is kept: keys read at once, such tiles under way, warps
 
 # Above 2^63, so that Triton takes them as uint64, whose shifts are logical.
 GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
@@ -127,28 +128,36 @@ def norm(x_TD: Tensor, weight: Tensor, eps: float, out_TD: Tensor) -> None:
     )  # fmt: skip
 
 
+@triton.jit
+def _turned(at, c, s, inside, half):  # type: ignore[no-untyped-def]
+    """Both halves of heads, the first at `at`, rotated and rounded. c, s: of either half, which are the same."""
+    left = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    right = tl.load(at + half, mask=inside, other=0.0).to(tl.float32)
+    kind = at.dtype.element_ty
+    return (left * c - right * s).to(kind), (right * c + left * s).to(kind)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _rotate(  # type: ignore[no-untyped-def]
     x, cos, sin, x_row, table_batch, table_row, tokens, heads, head_width,
     HALF: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
-    lane, head = tl.arange(0, LANES), tl.arange(0, HEADS)
-    turns = lane < HALF
-    here = (row // tokens) * table_batch + (row % tokens) * table_row + lane
-    c1, s1 = tl.load(cos + here, mask=turns), tl.load(sin + here, mask=turns)
-    c2, s2 = tl.load(cos + here + HALF, mask=turns), tl.load(sin + here + HALF, mask=turns)
-    at = x + row.to(tl.int64) * x_row + head[:, None] * head_width + lane[None]
-    inside = (head < heads)[:, None] & turns[None]
-    kind = x.dtype.element_ty
-    left = tl.load(at, mask=inside).to(tl.float32)
-    right = tl.load(at + HALF, mask=inside).to(tl.float32)
-    tl.store(at, (left * c1[None] - right * s1[None]).to(kind), mask=inside)
-    tl.store(at + HALF, (right * c2[None] + left * s2[None]).to(kind), mask=inside)
+    lane, head = tl.arange(0, LANES)[None], tl.arange(0, HEADS)[:, None]
+    inside = (head < heads) & (lane < HALF)
+    table = (row // tokens) * table_batch + (row % tokens) * table_row + lane
+    at = x + row.to(tl.int64) * x_row + head * head_width + lane
+    c, s = tl.load(cos + table, mask=lane < HALF, other=0.0), tl.load(sin + table, mask=lane < HALF, other=0.0)
+    left, right = _turned(at, c, s, inside, HALF)
+    tl.store(at, left, mask=inside)
+    tl.store(at + HALF, right, mask=inside)
 
 
 def rotate_(x_BQN: Tensor, heads: int, head_width: int, cos: Tensor, sin: Tensor) -> None:
-    """Rotate the first `heads` heads of every token in place. cos, sin: (Q, E) or (B, 1, Q, E), as in `Canvas`."""
+    """Rotate the first `heads` heads of every token in place.
+
+    cos, sin: (Q, E) or (B, 1, Q, E), as in `Canvas`; their halves are the same (`rope_tables`), and the first is read.
+    """
     b, q, _ = x_BQN.shape
     half = cos.shape[-1] // 2
     _rotate[(b * q,)](
@@ -180,27 +189,127 @@ def swiglu(gate_up_BQF: Tensor, out_BQF: Tensor) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _remember(  # type: ignore[no-untyped-def]
-    k, v, keys, values, places, k_row, v_row, m_batch, m_head, m_place, tokens, heads, head_width,
-    HEADS: tl.constexpr, LANES: tl.constexpr,
+def _keep(  # type: ignore[no-untyped-def]
+    x, keys, values, cos, sin, x_row, table_batch, table_row, m_batch, m_head, m_place, tokens, heads,
+    HALF: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
-    lane, head = tl.arange(0, LANES), tl.arange(0, HEADS)
-    inside = (head < heads)[:, None] & (lane < head_width)[None]
-    at = head[:, None] * head_width + lane[None]
-    wide = row.to(tl.int64)
-    to = (row // tokens).to(tl.int64) * m_batch + tl.load(places + row) * m_place + head[:, None] * m_head + lane[None]
-    tl.store(keys + to, tl.load(k + wide * k_row + at, mask=inside), mask=inside)
-    tl.store(values + to, tl.load(v + wide * v_row + at, mask=inside), mask=inside)
+    lane, head = tl.arange(0, LANES)[None], tl.arange(0, HEADS)[:, None]
+    inside = (head < heads) & (lane < HALF)
+    table = (row // tokens) * table_batch + (row % tokens) * table_row + lane
+    at = x + row.to(tl.int64) * x_row + head * (2 * HALF) + lane
+    to = (row // tokens).to(tl.int64) * m_batch + (row % tokens) * m_place + head * m_head + lane
+    c, s = tl.load(cos + table, mask=lane < HALF, other=0.0), tl.load(sin + table, mask=lane < HALF, other=0.0)
+    left, right = _turned(at, c, s, inside, HALF)
+    tl.store(keys + to, left, mask=inside)
+    tl.store(keys + to + HALF, right, mask=inside)
+    at += heads * (2 * HALF)
+    tl.store(values + to, tl.load(at, mask=inside), mask=inside)
+    tl.store(values + to + HALF, tl.load(at + HALF, mask=inside), mask=inside)
 
 
-def remember(k_BQGE: Tensor, v_BQGE: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor) -> None:
-    """Write keys and values at their places into a layer's memory, (B, G, L, E)."""
-    b, q, heads, width = k_BQGE.shape
-    keys, values = kept
+def keep(kv_BLN: Tensor, cos: Tensor, sin: Tensor, kept: tuple[Tensor, Tensor]) -> None:
+    """Keys, rotated on the way, and values, side by side, into a layer's memory, (B, G, L, E) each."""
+    (b, q, _), (keys, values) = kv_BLN.shape, kept
+    heads, half = keys.shape[1], keys.shape[3] // 2
     assert keys.stride() == values.stride()
-    _remember[(b * q,)](
-        k_BQGE, v_BQGE, keys, values, places_BQ.contiguous(), k_BQGE.stride(1), v_BQGE.stride(1), keys.stride(0),
-        keys.stride(1), keys.stride(2), q, heads, width,
-        HEADS=triton.next_power_of_2(heads), LANES=triton.next_power_of_2(width),
+    _keep[(b * q,)](
+        kv_BLN, keys, values, cos, sin, kv_BLN.stride(1), cos.stride(0) if cos.dim() == 4 else 0, cos.stride(-2),
+        keys.stride(0), keys.stride(1), keys.stride(2), q, heads,
+        HALF=half, HEADS=triton.next_power_of_2(heads), LANES=triton.next_power_of_2(half), num_warps=8,
     )  # fmt: skip
+
+
+@triton.jit
+def _seen(  # type: ignore[no-untyped-def]
+    q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale,
+):  # fmt: skip
+    """One tile of keys: the running maximum, the sum of exponentials and the sums of values of each query."""
+    s = tl.dot(q1, tl.trans(k1), input_precision="ieee") + tl.dot(q2, tl.trans(k2), input_precision="ieee")
+    s = tl.where(open_N[None], s * scale, float("-inf"))
+    now = tl.maximum(most, tl.max(s, 1))
+    old = tl.exp2(most - now)
+    p = tl.exp2(s - now[:, None])
+    mass = mass * old + tl.sum(p, 1)
+    p = p.to(v1.dtype)
+    sum1 = sum1 * old[:, None] + tl.dot(p, v1, input_precision="ieee")
+    sum2 = sum2 * old[:, None] + tl.dot(p, v2, input_precision="ieee")
+    return now, mass, sum1, sum2
+
+
+@triton.jit(do_not_specialize=["asking", "fresh", "width", "groups"])  # type: ignore[untyped-decorator]
+def _attend_kept(  # type: ignore[no-untyped-def]
+    q, kv, keys, values, cos_q, sin_q, cos_k, sin_k, places, lengths, out,
+    q_row, kv_row, q_batch, q_table, k_batch, k_table, m_batch, m_head, m_place, asking, fresh, width, groups, scale,
+    HEADS: tl.constexpr, EACH: tl.constexpr, HALF: tl.constexpr, LANES: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr, PADDED: tl.constexpr, SAME: tl.constexpr,
+):  # fmt: skip
+    head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)  # neighbours read the heads of one token
+    group = head // EACH
+    ask, near, lane = tl.program_id(2) * M + tl.arange(0, M), tl.arange(0, N), tl.arange(0, LANES)[None]
+    asks = (ask < asking)[:, None] & (lane < HALF)
+    turn = row * q_batch + ask[:, None] * q_table + lane
+    from_q = q + (row * asking + ask[:, None]) * q_row + head * (2 * HALF) + lane
+    c, s = tl.load(cos_q + turn, mask=asks, other=0.0), tl.load(sin_q + turn, mask=asks, other=0.0)
+    q1, q2 = _turned(from_q, c, s, asks, HALF)
+    most, mass = tl.full([M], -1e30, tl.float32), tl.zeros([M], tl.float32)  # finite: -inf less -inf is no number
+    sum1, sum2 = tl.zeros([M, LANES], tl.float32), tl.zeros([M, LANES], tl.float32)
+    for start in tl.range(0, fresh, N, num_stages=1):
+        open_N = start + near < fresh
+        inside = open_N[:, None] & (lane < HALF)
+        if SAME:
+            k_c, k_s = c, s
+        else:
+            k_turn = row * k_batch + (start + near)[:, None] * k_table + lane
+            k_c, k_s = tl.load(cos_k + k_turn, mask=inside, other=0.0), tl.load(sin_k + k_turn, mask=inside, other=0.0)
+        at = kv + (row * fresh + start + near[:, None]) * kv_row + group * (2 * HALF) + lane
+        k1, k2 = _turned(at, k_c, k_s, inside, HALF)
+        v_at = at + groups * (2 * HALF)
+        v1, v2 = tl.load(v_at, mask=inside, other=0.0), tl.load(v_at + HALF, mask=inside, other=0.0)
+        most, mass, sum1, sum2 = _seen(q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale)
+    first = tl.load(places + row * fresh)
+    end = width
+    if PADDED:
+        end = tl.minimum(tl.load(lengths + row), width)
+    here = row * m_batch + group * m_head + lane
+    for start in range(0, end, N):
+        place = start + near
+        open_N = (place < end) & ((place < first) | (place >= first + fresh))
+        inside = open_N[:, None] & (lane < HALF)
+        spot = here + place[:, None] * m_place
+        k1, k2 = tl.load(keys + spot, mask=inside, other=0.0), tl.load(keys + spot + HALF, mask=inside, other=0.0)
+        v1, v2 = tl.load(values + spot, mask=inside, other=0.0), tl.load(values + spot + HALF, mask=inside, other=0.0)
+        most, mass, sum1, sum2 = _seen(q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale)
+    to = out + ((row * asking + ask[:, None]) * HEADS + head) * (2 * HALF) + lane
+    kind = out.dtype.element_ty
+    tl.store(to, (sum1 / mass[:, None]).to(kind), mask=asks)
+    tl.store(to + HALF, (sum2 / mass[:, None]).to(kind), mask=asks)
+
+
+def attend_kept(
+    q_BKN: Tensor, kv_BQN: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor, lengths_B: Tensor | None,
+    asked: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor],
+) -> Tensor:  # fmt: skip
+    """Attention of few queries: to fresh keys at consecutive places, and to what is kept everywhere else.
+
+    Queries, and keys and values side by side, come as products made them and are rotated as they are read (asked, seen:
+    cos and sin, (B, 1, K, E) and (B, 1, Q, E)); so nothing is written but the output, (B, K, H * E). lengths_B: where
+    given, no more positions than that are seen.
+    """
+    (b, asking, wide), fresh, (keys, values) = q_BKN.shape, kv_BQN.shape[1], kept
+    groups, width, half = keys.shape[1], keys.shape[2], keys.shape[3] // 2
+    heads = wide // (2 * half)
+    assert keys.stride() == values.stride()
+    out = q_BKN.new_empty(b, asking, wide)
+    strides = (t.stride(i) for t in (asked[0], seen[0]) for i in (0, 2))
+    m = 32 if asking <= 32 else 64  # few versions: each takes a second to compile
+    _attend_kept[(heads, b, triton.cdiv(asking, m))](
+        q_BKN, kv_BQN, keys, values, *asked, *seen, places_BQ.contiguous(),
+        places_BQ if lengths_B is None else lengths_B, out, q_BKN.stride(1), kv_BQN.stride(1), *strides,
+        keys.stride(0), keys.stride(1), keys.stride(2), asking, fresh, width, groups,
+        (2 * half) ** -0.5 * 1.4426950408889634,  # exponentials are of 2
+        HEADS=heads, EACH=heads // groups, HALF=half, LANES=max(16, triton.next_power_of_2(half)), M=m, N=KEYS,
+        PADDED=lengths_B is not None, SAME=asked[0] is seen[0] and asking <= m == KEYS,
+        num_warps=WARPS, num_stages=STAGES,
+    )  # fmt: skip
+    return out

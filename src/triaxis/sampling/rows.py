@@ -39,7 +39,7 @@ class Place:
     step: int = 0  # passes of the block at work
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Rows:
     """Rows of one batch."""
 
