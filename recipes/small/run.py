@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -301,8 +301,6 @@ def prefix_seed(a: argparse.Namespace, seed: int | None, clock: Clock) -> None:
 
 def distil(a: argparse.Namespace, clock: Clock) -> None:
     """Consensus distillation: the vote as label in the first regime with headroom; else gold labels as they come."""
-    from dataclasses import replace
-
     from triaxis.report import distilled
     from triaxis.sampling.executor import load_executor
     from triaxis.tasks import load_task
@@ -371,17 +369,21 @@ def write(a: argparse.Namespace) -> None:
             summary = regrade(folder)
             render(folder)
             parts.append(f"## The three axes on {task}, N = {summary['study']['n']}\n\n{markdown(summary)}")
-    r = repair_of(a)
-    folders = [
-        a.out / "prefix" / "before",
-        *(a.out / "prefix" / "studies" / f"{k}-s{s}" for k in ("prefix", "plain") for s in SEEDS),
-    ]
-    if all((f / "rows.sqlite").is_file() for f in folders):
-        for folder in folders:
+    r, at = repair_of(a), a.out / "prefix"
+    studies = {k: [at / "studies" / f"{k}-s{s}" for s in SEEDS] for k in ("prefix", "plain")}
+    rows = {folder: sampled(folder) for folder in (at / "before", *studies["prefix"], *studies["plain"])}
+    wanted = rows[at / "before"]
+    if wanted and all(rows[f] == wanted for f in studies["prefix"]):
+        r = replace(r, control=all(rows[f] == wanted for f in studies["plain"]))
+        for folder in (at / "before", *studies["prefix"], *(studies["plain"] if r.control else ())):
             regrade(folder, second=False)
-        parts.append(f"## Prefix repair on {r.task}\n\n{repair.markdown(compare(r, a.out / 'prefix'))}")
+        parts.append(f"## Prefix repair on {r.task}\n\n{repair.markdown(compare(r, at))}")
+        if not r.control:
+            have = ", ".join(str(rows[f]) for f in studies["plain"])
+            parts.append(f"The controls' studies were cut off ({have} of {wanted} rows each) and are left out.\n")
     else:
-        parts.append("\n".join(trained_only(a.out / "prefix", r.task)))
+        parts.append(f"## Prefix repair on {r.task}: trained, not measured\n")
+    parts.append("\n".join(losses(at)) + "\n")
     if (a.out / "modes.md").is_file():
         parts.append((a.out / "modes.md").read_text(encoding="utf-8"))
     for label in ("vote", "gold"):
@@ -404,9 +406,18 @@ def put(page: Path, name: str, text: str) -> None:
     page.write_text(f"{head}<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->{tail}", encoding="utf-8")
 
 
-def trained_only(out: Path, task: str) -> Iterator[str]:
-    """The losses of adapters whose studies are not there."""
-    yield f"## Prefix repair on {task}: trained, not measured\n"
+def sampled(folder: Path) -> int:
+    """Rows of a study; 0 where it was not begun."""
+    from triaxis.store import Store
+
+    if not (folder / "rows.sqlite").is_file():
+        return 0
+    with Store(folder / "rows.sqlite", write=False) as store:
+        return store.tally("rows").rows
+
+
+def losses(out: Path) -> Iterator[str]:
+    """What training did to the loss on rows kept apart."""
     yield "| adapter | seed | held-out loss before | best after |\n|---|---:|---:|---:|"
     for folder in sorted((out / "adapters").glob("*-s*")):
         lines = [json.loads(x) for x in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
