@@ -143,6 +143,16 @@ class Memory:
         return Memory(tuple((k[rows_B], v[rows_B]) for k, v in self.pairs))
 
 
+def joined(kept: tuple[Tensor, Tensor]) -> Tensor | None:
+    """A layer's keys and values as one tensor, (B, L, 2 G E), where a token's keys lie before its values; else None."""
+    keys, (b, g, length, e) = kept[0], kept[0].shape
+    strides = (2 * g * e * length, e, 2 * g * e, 1)
+    apart = kept[1].data_ptr() - keys.data_ptr()
+    if any(t.stride() != strides for t in kept) or apart != g * e * keys.element_size():
+        return None
+    return keys.as_strided((b, length, 2 * g * e), (strides[0], strides[2], 1))
+
+
 def _remember(kept: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], places_BQ: Tensor | None) -> None:
     """Write new keys and values at `places_BQ`, or all of them.
 

@@ -28,7 +28,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triaxis.models.adapters import LoraLinear, Switch
-from triaxis.models.parts import ROOM_BESIDE, Canvas, Decoder, Layer, Packed, RMSNorm, RunLayer, Shape, at_places
+from triaxis.models.parts import (
+    ROOM_BESIDE,
+    Canvas,
+    Decoder,
+    Layer,
+    Packed,
+    RMSNorm,
+    RunLayer,
+    Shape,
+    at_places,
+    joined,
+)
 
 _EVEN = 8  # ranks are filled up to a multiple of this: rows of a product begin at multiples of 16 bytes
 
@@ -39,7 +50,6 @@ class Operations(Protocol):
     def norm(self, x_TD: Tensor, weight: Tensor, eps: float, out_TD: Tensor) -> None: ...
     def rotate_(self, x_BQN: Tensor, heads: int, head_width: int, cos: Tensor, sin: Tensor) -> None: ...
     def swiglu(self, gate_up_BQF: Tensor, out_BQF: Tensor) -> None: ...
-    def keep(self, kv_BLN: Tensor, cos: Tensor, sin: Tensor, kept: tuple[Tensor, Tensor]) -> None: ...
     def attend_kept(
         self, q_BKN: Tensor, kv_BQN: Tensor, kept: tuple[Tensor, Tensor], places_BQ: Tensor, lengths_B: Tensor | None,
         asked: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor],
@@ -256,30 +266,44 @@ class Fused:
         (A later pass has its own of the same positions, or computes the whole canvas.)
         """
         asks, width, seen = c.heads * c.head_width, h.shape[-1], (canvas.cos, canvas.sin)
-        asked, bias = seen, w.bias
-        if select_BK is None:
-            qkv = F.linear(h, w.qkv[:, :width], bias)
+        asked, weight, bias = seen, w.qkv[:, :width], w.bias
+        room = joined(kept) if kept is not None and canvas.places_BQ is None else None
+        whole = select_BK is None and room is None  # one product, and one kernel turns its queries and keys
+        if whole:
+            qkv = F.linear(h, weight, bias)
             q, kv = qkv[..., :asks], qkv[..., asks:]
         else:
-            asked = at_places(seen[0], select_BK), at_places(seen[1], select_BK)
-            picked = h.gather(1, select_BK[..., None].expand(-1, -1, width))
-            q = F.linear(picked, w.qkv[:asks, :width], None if bias is None else bias[:asks])
-            kv = F.linear(h, w.qkv[asks:, :width], None if bias is None else bias[asks:])
+            asking = h
+            if select_BK is not None:
+                asked = at_places(seen[0], select_BK), at_places(seen[1], select_BK)
+                asking = h.gather(1, select_BK[..., None].expand(-1, -1, width))
+            q = F.linear(asking, weight[:asks], None if bias is None else bias[:asks])
+            kv = _product(h, weight[asks:], None if bias is None else bias[asks:], room)
         if canvas.places_BQ is not None:
             assert kept is not None
             return self.ops.attend_kept(q, kv, kept, canvas.places_BQ, canvas.lengths_B, asked, seen)
-        if select_BK is None and kept is None:
+        if whole:
             self.ops.rotate_(qkv, c.heads + c.kv_heads, c.head_width, *seen)
         else:
             self.ops.rotate_(q, c.heads, c.head_width, *asked)
-        if kept is not None:
-            self.ops.keep(kv, *seen, kept)
-            k, v = (t.transpose(1, 2) for t in kept)
-        else:
-            if select_BK is not None:
-                self.ops.rotate_(kv, c.kv_heads, c.head_width, *seen)
-            k, v = (t.view(*t.shape[:-1], -1, c.head_width) for t in kv.chunk(2, dim=-1))
+            self.ops.rotate_(kv, c.kv_heads, c.head_width, *seen)
+        k, v = (t.view(*t.shape[:-1], -1, c.head_width) for t in kv.chunk(2, dim=-1))
+        if kept is not None and room is None:
+            for stored, made in zip(kept, (k, v), strict=True):
+                stored.copy_(made.transpose(1, 2))
         return self.attend(q.view(*q.shape[:-1], -1, c.head_width), k, v, canvas)
+
+
+def _product(x_BQD: Tensor, weight_ND: Tensor, bias: Tensor | None, out_BQN: Tensor | None) -> Tensor:
+    """As F.linear, into a tensor where one is given."""
+    if out_BQN is None:
+        return F.linear(x_BQD, weight_ND, bias)
+    x, out = x_BQD.flatten(0, 1), out_BQN.flatten(0, 1)
+    if bias is None:
+        torch.mm(x, weight_ND.T, out=out)
+    else:
+        torch.addmm(bias, x, weight_ND.T, out=out)
+    return out_BQN
 
 
 HALVES = (torch.bfloat16, torch.float16)  # what flash attention takes

@@ -218,8 +218,12 @@ class Graphs:
         if self.flat is None or self.flat.numel() < need:
             room = need // width * (-(-width // ROOM) * ROOM)
             self.flat = torch.zeros(room, dtype=self.network.dtype, device=canvas_BL.device)
-        # token by token, as flash attention wants it where rows are padded
-        parts = self.flat[:need].view(s.layers, 2, rows, width, s.kv_heads, s.head_width).transpose(3, 4)
+        # Token by token, as flash attention wants it where rows are padded. Layers of ours write a token's keys and
+        # values by one product (`joined`); compiled ones take tensors that interleave for one and compute nonsense.
+        if in_kernels(self.network):
+            parts = self.flat[:need].view(s.layers, rows, width, 2, s.kv_heads, s.head_width).permute(0, 3, 1, 4, 2, 5)
+        else:
+            parts = self.flat[:need].view(s.layers, 2, rows, width, s.kv_heads, s.head_width).transpose(3, 4)
         return Memory(tuple((p[0], p[1]) for p in parts))
 
     def _places(self, span_BK: Tensor) -> Tensor:

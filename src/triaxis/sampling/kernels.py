@@ -188,38 +188,6 @@ def swiglu(gate_up_BQF: Tensor, out_BQF: Tensor) -> None:
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _keep(  # type: ignore[no-untyped-def]
-    x, keys, values, cos, sin, x_row, table_batch, table_row, m_batch, m_head, m_place, tokens, heads,
-    HALF: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0)
-    lane, head = tl.arange(0, LANES)[None], tl.arange(0, HEADS)[:, None]
-    inside = (head < heads) & (lane < HALF)
-    table = (row // tokens) * table_batch + (row % tokens) * table_row + lane
-    at = x + row.to(tl.int64) * x_row + head * (2 * HALF) + lane
-    to = (row // tokens).to(tl.int64) * m_batch + (row % tokens) * m_place + head * m_head + lane
-    c, s = tl.load(cos + table, mask=lane < HALF, other=0.0), tl.load(sin + table, mask=lane < HALF, other=0.0)
-    left, right = _turned(at, c, s, inside, HALF)
-    tl.store(keys + to, left, mask=inside)
-    tl.store(keys + to + HALF, right, mask=inside)
-    at += heads * (2 * HALF)
-    tl.store(values + to, tl.load(at, mask=inside), mask=inside)
-    tl.store(values + to + HALF, tl.load(at + HALF, mask=inside), mask=inside)
-
-
-def keep(kv_BLN: Tensor, cos: Tensor, sin: Tensor, kept: tuple[Tensor, Tensor]) -> None:
-    """Keys, rotated on the way, and values, side by side, into a layer's memory, (B, G, L, E) each."""
-    (b, q, _), (keys, values) = kv_BLN.shape, kept
-    heads, half = keys.shape[1], keys.shape[3] // 2
-    assert keys.stride() == values.stride()
-    _keep[(b * q,)](
-        kv_BLN, keys, values, cos, sin, kv_BLN.stride(1), cos.stride(0) if cos.dim() == 4 else 0, cos.stride(-2),
-        keys.stride(0), keys.stride(1), keys.stride(2), q, heads,
-        HALF=half, HEADS=triton.next_power_of_2(heads), LANES=triton.next_power_of_2(half), num_warps=8,
-    )  # fmt: skip
-
-
 @triton.jit
 def _seen(  # type: ignore[no-untyped-def]
     q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale,
@@ -272,9 +240,9 @@ def _attend_kept(  # type: ignore[no-untyped-def]
     if PADDED:
         end = tl.minimum(tl.load(lengths + row), width)
     here = row * m_batch + group * m_head + lane
-    for start in range(0, end, N):
-        place = start + near
-        open_N = (place < end) & ((place < first) | (place >= first + fresh))
+    for start in range(0, end - fresh, N):
+        open_N = start + near < end - fresh
+        place = start + near + tl.where(start + near < first, 0, fresh)
         inside = open_N[:, None] & (lane < HALF)
         spot = here + place[:, None] * m_place
         k1, k2 = tl.load(keys + spot, mask=inside, other=0.0), tl.load(keys + spot + HALF, mask=inside, other=0.0)
