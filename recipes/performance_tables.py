@@ -96,7 +96,7 @@ def study_scale(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
-    "speed-h100": speed, "speed-h200-later": speed, "train-speed": training, "train-scale": training_scale,
+    "speed-h200": speed, "train-speed": training, "train-scale": training_scale,
     "scale-processes": study_scale,
 }  # fmt: skip
 

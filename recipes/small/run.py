@@ -380,7 +380,8 @@ def write(a: argparse.Namespace) -> None:
         parts.append(f"## Prefix repair on {r.task}\n\n{repair.markdown(compare(r, at))}")
         if not r.control:
             have = ", ".join(str(rows[f]) for f in studies["plain"])
-            parts.append(f"The controls' studies were cut off ({have} of {wanted} rows each) and are left out.\n")
+            parts.append(f"The controls' studies were cut off ({have} of {wanted} rows) and are left out above.\n")
+            parts.append("\n".join(reached(at, r.task)) + "\n")
     else:
         parts.append(f"## Prefix repair on {r.task}: trained, not measured\n")
     parts.append("\n".join(losses(at)) + "\n")
@@ -414,6 +415,42 @@ def sampled(folder: Path) -> int:
         return 0
     with Store(folder / "rows.sqlite", write=False) as store:
         return store.tally("rows").rows
+
+
+def reached(at: Path, task_name: str, least: int = 80) -> Iterator[str]:
+    """Shares right on the items that controls got to before they were cut off, by condition; no planned comparison.
+
+    Of a condition those training seeds whose control has at least so many items, and the items that all of them have.
+    """
+    from triaxis.store import Store
+    from triaxis.tasks import load_task
+
+    task = load_task(task_name)
+    items = {i.id: i for i in task.items(None)}
+
+    def right(folder: Path) -> dict[str, dict[str, bool]]:
+        found: dict[str, dict[str, bool]] = {}
+        with Store(folder / "rows.sqlite", write=False) as store:
+            for row in store.rows():
+                if row.branch == 0:
+                    verdict = task.grade(row.text, items[row.item]).verdict
+                    found.setdefault(row.condition, {})[row.item] = verdict == "right"
+        return found
+
+    before = right(at / "before")
+    after, control = ([right(at / "studies" / f"{k}-s{s}") for s in SEEDS] for k in ("prefix", "plain"))
+    yield "On the items that the controls reached, which are those of short prompts, in per cent right:\n"
+    yield "| condition | items | seeds | before | after | control |\n|---|---:|---:|---:|---:|---:|"
+    for condition in before:
+        seeds = [s for s in SEEDS if len(control[s].get(condition, ())) >= least]
+        if not seeds:
+            continue
+        shared = set.intersection(*(set(control[s][condition]) for s in seeds))
+        shares = [
+            100 * sum(arm[condition][i] for arm in arms for i in shared) / len(shared) / len(arms)
+            for arms in ([before], [after[s] for s in seeds], [control[s] for s in seeds])
+        ]
+        yield f"| {condition} | {len(shared)} | {len(seeds)} | {' | '.join(f'{x:.1f}' for x in shares)} |"
 
 
 def losses(out: Path) -> Iterator[str]:
