@@ -18,10 +18,10 @@ from torch import Tensor
 
 import triaxis as tx
 from triaxis.models.adapters import linear_names, save_adapter
-from triaxis.models.parts import Canvas, Layer, fill_of, joined, rotate
+from triaxis.models.parts import Canvas, Layer, joined, rotate
 from triaxis.sampling import denoise, fused, graphs
 from triaxis.sampling.executor import Executor
-from triaxis.sampling.graphs import switch_of
+from triaxis.sampling.graphs import fill_of, switch_of
 from triaxis.sampling.schedule import Decode
 
 
@@ -60,11 +60,16 @@ def attend_packed(q_BKHE: Tensor, k_BLGE: Tensor, v_BLGE: Tensor, canvas: Canvas
     if packed is None:
         return fused.attend(q_BKHE, k_BLGE, v_BLGE, canvas)
     (_, asked, heads, width), starts = q_BKHE.shape, packed.starts.tolist()
-    ask = starts if asked == len(packed.rows_T) else [min(asked, i * (asked // (len(starts) - 2))) for i in range(99)]
+    ask = (
+        starts
+        if asked == len(packed.rows_T)
+        else [min(asked, i * (asked // (len(starts) - 2))) for i in range(len(starts))]
+    )
     out = torch.full((1, asked, heads, width), torch.nan)  # of what nobody computes
     for i in range(len(starts) - 1):
-        assert starts[i + 1] - starts[i] <= packed.width
-        mine = slice(ask[i], ask[i + 1])
+        filling = i == len(starts) - 2
+        assert filling or starts[i + 1] - starts[i] <= packed.width
+        mine = slice(ask[i], min(ask[i + 1], ask[i] + packed.width) if filling else ask[i + 1])
         q, k, v = (
             t.transpose(1, 2)
             for t in (q_BKHE[:, mine], k_BLGE[:, starts[i] : starts[i + 1]], v_BLGE[:, starts[i] : starts[i + 1]])
@@ -203,6 +208,22 @@ def test_two_networks_of_one_base_take_turns_beside_its_weights(adapters: Callab
         in_few_kernels(executor.checkpoint.network)
     for _ in range(2):
         assert [e.generate_ids(prompt, d) for e in (base, *both)] == wanted
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_a_size_is_made_when_filling_up_has_cost_as_much(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows sit where four did, until they have lost as much as a graph of their own is worth."""
+    executor, d = loaded(), replace(BASE, cache=cache)
+    prompts = [executor.prompt_ids(text) for text in TEXTS[:4]]
+    plain = executor.denoise(prompts, range(4), d)
+    made = packed(executor, monkeypatch)
+    assert [r.ids for r in executor.denoise(prompts, range(4), d)] == [r.ids for r in plain]
+    count = len(made.made)
+    again = [executor.denoise(prompts[:3], range(3), d) for _ in range(2)]
+    assert len(made.made) == count, "no new graph for two short runs"
+    again += [executor.denoise(prompts[:3], range(3), d) for _ in range(8)]
+    assert {form.size.rows for form in made.made} == {3, 4}
+    assert all([r.ids for r in rows] == [r.ids for r in plain[:3]] for rows in again)
 
 
 @pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1] * 3], ids=["unlike lengths", "one length"])

@@ -170,12 +170,15 @@ def _remember(kept: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], places_BQ
             stored.index_put_(where, made)
 
 
+TILE = 128  # queries that flash attention takes at once: of a longest row that is a multiple, nothing beyond is written
+
+
 class Packed(NamedTuple):
     """Rows that lie one after the other without padding, as one row of T tokens. GPU only (sampling/fused.py)."""
 
     starts: Tensor  # (B + 2,) int32, where each row begins; what fills up the pass is a row of its own
     rows_T: Tensor  # (T,) the row of each token; of what fills up, the last
-    width: int  # no row is longer
+    width: int  # no row is longer, but what fills up may be, and is then computed to there; a multiple of TILE
 
 
 class Canvas(NamedTuple):
@@ -335,11 +338,6 @@ def _fused(modules: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def fill_of(tokens: int) -> int:
-    """The grain that numbers of packed tokens are filled up to: at most a thirty-second."""
-    return max(32, 1 << max(0, tokens.bit_length() - 6))
-
-
 MOST_KNOWN = 2048  # tokens of a vocabulary whose first projections are kept
 
 
@@ -497,7 +495,7 @@ class Decoder(nn.Module):
         row = row.clamp(max=b - 1)
         cos, sin = (t[place][None, None] for t in self.tables(width, device))
         ends = F.pad(starts, (0, 1), value=tokens).int()
-        canvas = Canvas(cos, sin, packed=Packed(ends, row, max(width, fill_of(tokens))))
+        canvas = Canvas(cos, sin, packed=Packed(ends, row, -(-width // TILE) * TILE))
         spots = starts[:-1, None] + (select_BK - self.shape.shift).clamp(min=0)
         x = self._through(ids_BL[row, place][None], canvas, spots.clamp(max=tokens - 1).view(1, -1), None)
         out: Tensor = self.final_norm()(x)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from triaxis.models.adapters import Gate, LoraLinear, Switch
-from triaxis.models.parts import Canvas, Decoder, Layer, Memory, fill_of
+from triaxis.models.parts import Canvas, Decoder, Layer, Memory
 from triaxis.sampling.fused import Fused, fused_layers
 from triaxis.sampling.noise import with_noise
 from triaxis.sampling.rows import Rows
@@ -37,8 +37,9 @@ SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 1
 VERSIONS = 64  # of one compiled function
 ROOM = 256  # a shared memory is made for widths up to the next multiple of this
 WIDTH = 8  # widths of ragged canvases are multiples of this
-PACKED_WIDTH = 64  # and of those whose rows lie one after the other: there it costs nothing
+PACKED_WIDTH = 128  # and of those whose rows lie one after the other: there it costs nothing
 ASKED = 8  # with a cache, so many positions more or less whose logits are made are another graph
+MAKING = 8.0  # passes that a new graph is worth: one run before it is recorded, and the host's time
 _CHANGED = ("canvas", "forwards", "tokens", "order", "chances")
 _STATE = ("prompt", "end", "keys", *_CHANGED)
 
@@ -50,6 +51,17 @@ class Size(NamedTuple):
     width: int  # filled up
     padded: bool
     packed: int  # tokens of a pass where rows lie one after the other, filled up; 0: they do not
+
+    @property
+    def tokens(self) -> int:
+        """Of a pass over whole canvases."""
+        return self.packed or self.rows * self.width
+
+    def holds(self, other: Size) -> bool:
+        """Whether rows of that size could sit here, filled up further."""
+        wide = self.width >= other.width if self.padded else self.width == other.width
+        alike = (self.padded, self.packed > 0) == (other.padded, other.packed > 0)
+        return alike and wide and self.rows >= other.rows and self.packed >= other.packed
 
 
 class Form(NamedTuple):
@@ -69,6 +81,7 @@ Body = Callable[[Rows, Tensor, Tensor, Memory | None, Tensor | None, int], None]
 class Seats:
     """Tensors of one size that graphs read and write. Rows sit down once and stay until others do."""
 
+    size: Size
     rows: Rows
     span: Tensor  # (B, K) positions of the block
     count: Tensor  # (1,) tokens to commit
@@ -87,7 +100,7 @@ class Seats:
         made.ends = [0 if size.padded else size.width]  # the host knows no more of them than whether they are padded
         made.packed = size.packed
         span = torch.zeros((size.rows, span_BK.shape[1]), dtype=torch.long, device=device)
-        return cls(made, span, torch.ones(1, dtype=torch.long, device=device))
+        return cls(size, made, span, torch.ones(1, dtype=torch.long, device=device))
 
     def take(self, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
         """Let those rows sit here; what fills the size up is the first row again, without tokens where rows are packed.
@@ -123,6 +136,11 @@ class Seats:
                 setattr(before, name, getattr(before, name).clone())
 
 
+def fill_of(tokens: int) -> int:
+    """The grain that numbers of packed tokens are filled up to: at most a thirty-second."""
+    return max(32, 1 << max(0, tokens.bit_length() - 6))
+
+
 def _fill(mine: Tensor, given: Tensor) -> None:
     """Rows, and the first of them again up to the end."""
     mine[: len(given)].copy_(given)
@@ -141,6 +159,8 @@ class Graphs:
     switch: Switch | None = None  # of the adapters mounted on the network
     made: dict[Form, Callable[[], None]] = field(default_factory=dict)
     seats: dict[Size, Seats] = field(default_factory=dict)
+    at: Seats | None = None  # where the rows at work sit
+    filled: dict[Size, float] = field(default_factory=dict)  # passes lost by sitting in a larger size than this one
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
     sent: dict[Gate, Tensor] = field(default_factory=dict)  # factors of the adapters on the device, (1, A)
     flat: Tensor | None = None  # what the memories are parts of
@@ -156,10 +176,8 @@ class Graphs:
         kind, asked = "full" if full else self.d.cache, span_BK.shape[1]
         if kind == "dual":  # elsewhere a pass costs so much more that a graph for each would not pay
             asked = min(asked, -(-hidden // ASKED) * ASKED)
-        form = Form(self._size(rows, kind), kind, gates is not None, asked)
-        seats = self.seats.get(form.size)
-        if seats is None:
-            seats = self.seats[form.size] = Seats.of(rows, span_BK, form.size)
+        seats = self._seats(rows, span_BK)
+        form = Form(seats.size, kind, gates is not None, asked)
         seats.take(rows, span_BK, count, gates)
         if form not in self.made:
             self.made[form] = self._capture(seats, form)
@@ -167,13 +185,33 @@ class Graphs:
             self.network.run_layer.claim()
         self.made[form]()
 
-    def _size(self, rows: Rows, kind: str) -> Size:
+    def _seats(self, rows: Rows, span_BK: Tensor) -> Seats:
+        """Seats for the rows; for a whole block the same, because its memory lies by their size.
+
+        Rows leave and enter, so that sizes are many and their steps few: a size is made when sitting in a larger one
+        has cost as much. So no more than twice the least possible is ever lost.
+        """
+        if self.at is not None and self.at.owner() is rows and self.at.told[0] is span_BK:
+            return self.at
+        size = self._size(rows)
+        if size not in self.seats:
+            larger = min((s for s in self.seats if s.holds(size)), key=lambda s: s.tokens, default=None)
+            if larger is not None:
+                lost = (larger.tokens / size.tokens - 1) * (self.d.steps // self.d.blocks)
+                self.filled[size] = self.filled.get(size, 0.0) + lost
+                size = larger if self.filled[size] <= MAKING else size
+        if size not in self.seats:
+            self.seats[size] = Seats.of(rows, span_BK, size)
+        self.at = self.seats[size]
+        return self.at
+
+    def _size(self, rows: Rows) -> Size:
         """Rows of one length are not filled up in width; others lie one after the other where layers take them so."""
         size = next((s for s in SIZES if s >= len(rows.at)), len(rows.at))
         run = self.network.run_layer
         if not rows.padded:
             return Size(size, rows.width, False, 0)
-        if kind != "none" or not (isinstance(run, Fused) and run.packs):
+        if self.d.cache != "none" or not (isinstance(run, Fused) and run.packs):
             return Size(size, -(-rows.width // WIDTH) * WIDTH, True, 0)
         tokens = sum(rows.ends)
         fill = fill_of(tokens)
@@ -253,12 +291,14 @@ def switch_of(network: Decoder) -> Switch | None:
 
 
 def cuda_graph(run: Callable[[], None], graphs: Graphs) -> Callable[[], None]:
-    """Record `run` as a CUDA graph. Memory of all graphs of one network and protocol is shared: they run in turn."""
+    """Run `run` once and record it as a CUDA graph.
+
+    Memory of all graphs of one network and protocol is shared: they run in turn.
+    """
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # compile, choose algorithms, allocate
-            run()
+        run()  # compile, choose algorithms, allocate
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     if graphs.pool is None:
@@ -291,6 +331,7 @@ def release(network: Decoder) -> None:
     for graphs in filter(None, _KNOWN.get(network, {}).values()):
         graphs.made.clear()
         graphs.seats.clear()
+        graphs.at = None
         graphs.memories.clear()
         graphs.flat = graphs.pool = None
 

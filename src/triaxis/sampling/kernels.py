@@ -34,18 +34,21 @@ def _mix(x):  # type: ignore[no-untyped-def]
     return x ^ (x >> 31)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["part", "each"])  # type: ignore[untyped-decorator]
 def _scan(  # type: ignore[no-untyped-def]
-    logits, keys, steps, places, heat, best, where, most, total, width, part, K: tl.constexpr, SPLIT: tl.constexpr,
+    logits, keys, steps, places, heat, best, where, most, total, width, part, each,
     STREAM: tl.constexpr, NOISE: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """One part of one position's logits: the best noisy logit and its id, the greatest logit and the sum of exp."""
+    """One part of one position's logits: the best noisy logit and its id, the greatest logit and the sum of exp.
+
+    each: positions of a row. No number that differs between batches is a constant: every version takes a second.
+    """
     row, share = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, SIZE).to(tl.int64)
     if NOISE:
-        key = tl.load(keys + row // K).to(tl.uint64)
+        key = tl.load(keys + row // each).to(tl.uint64)
         place = tl.load(places + row).to(tl.uint64)
-        step = (tl.load(steps + row // K) * 8 + STREAM).to(tl.uint64)
+        step = (tl.load(steps + row // each) * 8 + STREAM).to(tl.uint64)
         base = _mix(_mix(_mix(key) + place) + step)
         t = tl.load(heat)  # a float64 tensor: scalars come as float32
     top = tl.full([SIZE], float("-inf"), tl.float64)
@@ -67,7 +70,7 @@ def _scan(  # type: ignore[no-untyped-def]
         now = tl.maximum(high, x)
         mass = mass * tl.exp(high - now) + tl.exp(x - now)
         high = now
-    out = row * SPLIT + share
+    out = row * tl.num_programs(1) + share
     peak, ceiling = tl.max(top, 0), tl.max(high, 0)
     tl.store(best + out, peak)
     tl.store(where + out, tl.min(tl.where(top == peak, top_at, width), 0))
@@ -89,7 +92,7 @@ def pick(logits_BKV: Tensor, keys_B: Tensor, step: Tensor, places_BK: Tensor, he
     t = torch.full((1,), heat, dtype=torch.float64, device=device)
     _scan[(b * k, split)](
         logits, keys_B.contiguous(), steps, places_BK.contiguous(), t, best, where, most, total, width, part,
-        K=k, SPLIT=split, STREAM=TOKENS, NOISE=heat > 0, SIZE=BLOCK,
+        k, STREAM=TOKENS, NOISE=heat > 0, SIZE=BLOCK,
     )  # fmt: skip
     peak = best.amax(-1, keepdim=True)
     ids = torch.where(best == peak, where, width).amin(-1)  # the lowest id of the best, also where parts tie
@@ -137,7 +140,7 @@ def _turned(at, c, s, inside, half):  # type: ignore[no-untyped-def]
     return (left * c - right * s).to(kind), (right * c + left * s).to(kind)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]
 def _rotate(  # type: ignore[no-untyped-def]
     x, cos, sin, x_row, table_batch, table_row, tokens, heads, head_width,
     HALF: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr,
