@@ -16,7 +16,7 @@ from places import PARITY
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from triaxis.models.planner import Planner
+    from triaxis.models.writer import Planner
     from triaxis.sampling.executor import Executor
 
 

@@ -16,7 +16,8 @@ from endpoint_server import Server, says, serving
 
 from triaxis.errors import UserError
 from triaxis.models.endpoint import EndpointPlanner, Patience, _retry_after, find_key, open_endpoint, parse
-from triaxis.models.planner import Writing, Written, load_planner, stream_key
+from triaxis.models.planner import load_planner
+from triaxis.models.writer import Writing, Written, stream_key
 from triaxis.plans import bank
 from triaxis.plans.sources import Maker
 from triaxis.sampling.executor import Executor

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from triaxis.cli import main
 from triaxis.errors import UserError
-from triaxis.models.planner import Planner, Written
+from triaxis.models.writer import Planner, Written
 from triaxis.plans import bank, build, files
 from triaxis.plans.files import Bank, BankRow, Manifest
 from triaxis.plans.sources import Maker

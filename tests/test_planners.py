@@ -22,20 +22,11 @@ from hypothesis import strategies as st
 
 import triaxis
 from triaxis.errors import UserError
+from triaxis.models.causal import CausalPlanner, _Draws
 from triaxis.models.folder import find_folder
 from triaxis.models.gguf import find_file, read_header
-from triaxis.models.planner import (
-    PLAN_PROMPT,
-    CausalPlanner,
-    Writer,
-    Writing,
-    Written,
-    _Draws,
-    check_planner,
-    load_planner,
-    stream_key,
-    uniform,
-)
+from triaxis.models.planner import check_planner, load_planner
+from triaxis.models.writer import PLAN_PROMPT, Writer, Writing, Written, stream_key, uniform
 from triaxis.plans.files import check_bank, open_bank
 from triaxis.plans.self_plan import self_planner
 from triaxis.plans.sources import planner_table

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from triaxis.errors import UserError
-from triaxis.models.planner import Planner, Written
+from triaxis.models.writer import Planner, Written
 from triaxis.plans import bank, corrupt, read
 from triaxis.plans.sources import EDITS, Maker
 from triaxis.sampling.executor import Executor

@@ -124,7 +124,7 @@ def test_the_scan_finds_planted_offences(planted: str) -> None:
 
 
 def test_models_of_others_are_opened_without_their_code() -> None:
-    text = (SRC / "models" / "planner.py").read_text(encoding="utf-8")
+    text = (SRC / "models" / "causal.py").read_text(encoding="utf-8")
     assert '"trust_remote_code": False' in text
     assert "use_safetensors=True" in text
 
@@ -295,7 +295,7 @@ def test_keys_are_in_no_repr_and_no_protocol(monkeypatch: pytest.MonkeyPatch) ->
     import traceback
 
     from triaxis.models.endpoint import _Asker, open_endpoint
-    from triaxis.models.planner import Writing
+    from triaxis.models.writer import Writing
     from triaxis.study import planner_card, versions
 
     monkeypatch.setenv("TRIAXIS_API_KEY", KEY)

@@ -18,7 +18,8 @@ from gguf_file import write_smollm
 from torch import nn
 
 from triaxis.errors import UserError
-from triaxis.models.planner import PLAN_PROMPT, load_planner
+from triaxis.models.planner import load_planner
+from triaxis.models.writer import PLAN_PROMPT
 from triaxis.sampling.executor import load_executor
 from triaxis.sampling.schedule import Decode
 from triaxis.tasks import load_task

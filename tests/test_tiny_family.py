@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import triaxis
 from triaxis.errors import UserError
 from triaxis.models.folder import SHIPPED, find_folder
-from triaxis.models.planner import Planner
+from triaxis.models.writer import Planner
 from triaxis.plans import read
 from triaxis.sampling.executor import Executor
 from triaxis.tasks.base import Item

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from triaxis.compute import Place
 from triaxis.errors import UserError
-from triaxis.models.planner import Planner, Writer, Writing, Written
+from triaxis.models.writer import Planner, Writer, Writing, Written
 
 if TYPE_CHECKING:
     from triaxis.sampling.executor import Completion, Executor

@@ -19,7 +19,7 @@ from triaxis.errors import UserError, override
 from triaxis.store import PlanRow, Row, Store, identity
 
 if TYPE_CHECKING:
-    from triaxis.models.planner import Writer, Written
+    from triaxis.models.writer import Writer, Written
     from triaxis.plans.sources import Maker
     from triaxis.sampling.executor import Completion, Executor
     from triaxis.sampling.schedule import Decode
@@ -57,7 +57,7 @@ class Arms:
 
         UserError where the planner holds plans only.
         """
-        from triaxis.models.planner import Writer
+        from triaxis.models.writer import Writer
 
         planner, decode = self.maker.planners[condition.writer](), self.decode(condition)
         if not isinstance(planner, Writer):

@@ -35,7 +35,7 @@ from triaxis.jobs import (
     unseen,
     written,
 )
-from triaxis.models.planner import Planner, Writer, Writing, Written
+from triaxis.models.writer import Planner, Writer, Writing, Written
 from triaxis.store import Row, Store
 
 if TYPE_CHECKING:

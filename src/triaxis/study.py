@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from triaxis.compute import Compute
-    from triaxis.models.planner import Planner
+    from triaxis.models.writer import Planner
     from triaxis.sampling.executor import Executor
     from triaxis.tasks.base import Item, Task
 

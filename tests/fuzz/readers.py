@@ -454,8 +454,8 @@ def _safetensors() -> bytes:
 
 
 def _header(data: bytes, place: Path) -> None:
+    from triaxis.models.causal import _shapes
     from triaxis.models.load import _tensors
-    from triaxis.models.planner import _shapes
 
     path = _put(place, "model.safetensors", data)
     with suppress_user():
@@ -731,7 +731,8 @@ def _reply_seeds() -> list[bytes]:
 
 def _spec(data: bytes, place: Path) -> None:
     from triaxis.models.endpoint import open_endpoint
-    from triaxis.models.planner import Writing, check_planner
+    from triaxis.models.planner import check_planner
+    from triaxis.models.writer import Writing
 
     spec = data.decode("utf-8", "replace")
     with suppress_user():

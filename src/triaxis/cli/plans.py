@@ -15,7 +15,7 @@ from triaxis.cli.options import Json
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
-    from triaxis.models.planner import Planner
+    from triaxis.models.writer import Planner
     from triaxis.plans.files import Bank
     from triaxis.plans.sources import Plan
     from triaxis.tasks.base import Item, Task

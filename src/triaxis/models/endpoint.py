@@ -27,7 +27,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from triaxis.errors import UserError
 from triaxis.limits import parse_json
-from triaxis.models.planner import Writer, Writing, Written
+from triaxis.models.writer import Writer, Writing, Written
 
 KEYS = ("TRIAXIS_API_KEY", "OPENAI_API_KEY")  # environment variables, the first one set counts
 _SPEC = re.compile(r"openai:(?P<model>.+?)@(?P<url>[A-Za-z][A-Za-z0-9+.-]*:.*)", re.DOTALL)

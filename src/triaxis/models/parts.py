@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from triaxis.models.known import Known
+
 
 class NetworkConfig(Protocol):
     """What sampling and training need to know of any network's config."""
@@ -338,17 +340,6 @@ def _fused(modules: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-MOST_KNOWN = 2048  # tokens of a vocabulary whose first projections are kept
-
-
-Stamp = list[tuple[Tensor, tuple[int, float]]]  # tensors, each with its version and its sum
-
-
-def _same(held: Stamp, now: Stamp) -> bool:
-    """Whether these are the tensors that were there, and nobody has written into them."""
-    return len(held) == len(now) and all(a is b and v == w for (a, v), (b, w) in zip(held, now, strict=True))
-
-
 RunLayer = Callable[[Layer, Tensor, Canvas, Tensor | None, tuple[Tensor, Tensor] | None], Tensor]
 
 
@@ -365,7 +356,7 @@ class Decoder(nn.Module):
         self.run_layer: RunLayer = Layer.__call__  # replaced where a compiled one pays
         self._rope: tuple[Tensor, Tensor] | None = None
         self._outgrown: list[tuple[Tensor, Tensor]] = []
-        self._table: tuple[Stamp, list[Tensor]] | None = None
+        self._known = Known()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -459,31 +450,11 @@ class Decoder(nn.Module):
         x, layers = cast(Tensor, self.embedding()(ids_BQ)), list(self.layers())
         for number, layer in enumerate(layers):
             last = number == len(layers) - 1
-            seen = canvas if number or last else canvas._replace(known=self._known(layer, ids_BQ))
+            seen = canvas
+            if not (number or last) and self.run_layer is Layer.__call__:  # a compiled layer is one function for all
+                seen = canvas._replace(known=self._known.of(cast(Tensor, self.embedding().weight), layer, ids_BQ))
             x = self.run_layer(layer, x, seen, spots_BK if last else None, memory.pairs[number] if memory else None)
         return x
-
-    def _known(self, first: Layer, ids_BQ: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What the first layer projects depends on the token alone: of a small vocabulary it is looked up, on a CPU."""
-        weight = cast(Tensor, self.embedding().weight)
-        if torch.is_grad_enabled() or weight.device.type != "cpu" or len(weight) > MOST_KNOWN or "q" not in first.parts:
-            return None
-        if self.run_layer is not Layer.__call__:  # a compiled layer is one function for all
-            return None
-        norm, projects = first.part("norm1"), [first.part(r) for r in "qkv"]
-        if not all(type(m) is nn.Linear or getattr(m, "off", False) for m in projects):  # an adapter that is on
-            return None
-        linear = [cast(nn.Linear, getattr(m, "base", m)) for m in projects]
-        given = (weight, norm.weight, *(m.weight for m in linear), *(m.bias for m in linear))
-        made_of = [cast(Tensor, t) for t in given if t is not None]
-        if any(type(t) is not nn.Parameter or t.requires_grad or t.is_inference() for t in made_of):
-            return None  # such as weights that lie on several processes
-        stamp = [(t, (t._version, float(t.sum()))) for t in made_of]  # `data` can be written without a new version
-        if self._table is None or not _same(self._table[0], stamp):
-            made = first.project(cast(Tensor, norm(weight)[None]))
-            self._table = stamp, [t[0].contiguous() for t in made]
-        q, k, v = (F.embedding(ids_BQ, t) for t in self._table[1])
-        return q, k, v
 
     def _hidden_packed(self, ids_BL: Tensor, lengths_B: Tensor, select_BK: Tensor, tokens: int) -> Tensor:
         """As `hidden` at the selected positions, (B, K, D), through one row of `tokens` tokens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from triaxis.models.planner import Writer, Written
+from triaxis.models.writer import Writer, Written
 from triaxis.plans import read
 from triaxis.plans.sources import MAKER, Maker, parse
 from triaxis.store import PlanRow, Store, identity

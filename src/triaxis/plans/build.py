@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from triaxis.errors import UserError, lookup
 from triaxis.limits import parse_json, plain_name
-from triaxis.models.planner import Planner
+from triaxis.models.writer import Planner
 from triaxis.plans.bank import PART, detail, planner_plan_id
 from triaxis.plans.files import (
     LOCAL,

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from triaxis.errors import UserError, suggest
 from triaxis.limits import BROKEN, gunzip, parse_json, read_bytes, unpack_error
-from triaxis.models.planner import Written
+from triaxis.models.writer import Written
 from triaxis.plans import read
 from triaxis.tasks import load_task
 from triaxis.tasks.base import Item, Task

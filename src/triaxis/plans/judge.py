@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from triaxis.errors import UserError
-from triaxis.models.planner import Writer
+from triaxis.models.writer import Writer
 from triaxis.plans.sources import planner_table
 
 PROMPT = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from triaxis.models.planner import Writer, Writing, Written
+from triaxis.models.writer import Writer, Writing, Written
 from triaxis.sampling.executor import Completion, Executor
 from triaxis.sampling.schedule import ENGINE, Decode
 from triaxis.store import identity

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from triaxis.errors import UserError, lookup, override
 from triaxis.models.folder import SHIPPED
-from triaxis.models.planner import PLAN_PROMPT, Planner, Writing, Written, check_planner, load_planner
+from triaxis.models.planner import check_planner, load_planner
+from triaxis.models.writer import PLAN_PROMPT, Planner, Writing, Written
 from triaxis.plans import corrupt, files, read, rework
 from triaxis.plans.self_plan import self_planner
 from triaxis.sampling.executor import Executor

@@ -29,7 +29,7 @@ from triaxis.errors import UserError
 from triaxis.limits import parse_json, read_text
 from triaxis.models.card import card
 from triaxis.models.folder import open_tokenizer
-from triaxis.models.planner import PLAN_PROMPT
+from triaxis.models.writer import PLAN_PROMPT
 from triaxis.tasks.base import Item
 from triaxis.tasks.gradeschool import WORDS, Dice
 from triaxis.tasks.grading import canonical
