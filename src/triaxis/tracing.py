@@ -101,6 +101,7 @@ class Recorder:
         return self._network.hidden(ids, valid, select, *rest, **named)
 
     def head(self, hidden: Any) -> Any:
+        """The logits, of which entropy and the likeliest tokens are noted."""
         from torch.special import entr
 
         logits = self._network.head(hidden)

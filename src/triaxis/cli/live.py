@@ -103,6 +103,7 @@ class Live:
             self.known.add(row.id)
 
     def render(self) -> RenderableType:
+        """The live view as it stands: bar, table of conditions, what was spent."""
         from rich.console import Group
         from rich.text import Text
 

@@ -26,6 +26,7 @@ class Inline:
         self.dead, self.state = True, None
 
     def step(self) -> Event:
+        """What the worker would say next: that it is ready, or the answer to what it was given."""
         if self.dead:
             return Died("it was given up")
         if not self.begun:
@@ -38,6 +39,8 @@ class Inline:
 
 
 class Here:
+    """The backend `here`: one worker of a crew, in this process and in turn."""
+
     def __init__(self, compute: Compute) -> None:
         self.compute = compute
 

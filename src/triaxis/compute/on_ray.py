@@ -89,6 +89,8 @@ def _reach(address: str) -> None:
 
 
 class OnRay:
+    """The backend `ray`: actors of a cluster that runs, or of one started on this machine for the run."""
+
     def __init__(self, compute: Compute) -> None:
         self.ray, self.compute = the_ray(), compute
         self.cpu, self.threads = CPU, 1  # of a core that a worker asks for; that it may use

@@ -83,6 +83,8 @@ def _die_with_parent() -> None:
 
 
 class Processes:
+    """The backend `processes`: spawned processes of this machine, one a GPU, or sharing its cores."""
+
     def __init__(self, compute: Compute) -> None:
         self.compute = compute
         self.devices: tuple[str, ...] = ()  # of the main crew's workers, in turn

@@ -53,6 +53,8 @@ class RowAudit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableAudit:
+    """What the audit of a table found, row by row and of the whole, and what it assumed."""
+
     rows: tuple[RowAudit, ...]
     findings: tuple[Finding, ...]  # of the table as a whole
     assumed: Assumed

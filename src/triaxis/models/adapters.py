@@ -287,6 +287,7 @@ class LoraLinear(nn.Module):
         return self.ready[gate]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., inputs) -> (B, ..., outputs), with what the switch says is on."""
         if self.switch.gate is not None:
             on = self._on(self.switch.gate)
             if len(on) == 1:

@@ -94,6 +94,7 @@ class Mixture(nn.Module):
         self.shared_experts = Mlp(width, e.size * e.shared) if e.shared else None
 
     def forward(self, x_BLD: Tensor) -> Tensor:
+        """Each token through its experts, expert by expert, summed in float32, and through the shared one."""
         x = x_BLD.flatten(0, 1)
         experts, weights = self.gate(x)
         out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)

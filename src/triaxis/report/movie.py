@@ -139,6 +139,7 @@ class _Side:
         return head
 
     def draw(self, pen: Any, top: int, step: int) -> None:
+        """Draw the trace as it stood after `step` passes, from `top` pixels down."""
         ended = min(step, len(self.trace.steps))
         pen.text((PAD_PX, top + PAD_PX), self._head(step), PRINTED["muted"], self.font)
         seen: dict[int, Guess] = {} if not ended else {g.place: g for g in self.trace.steps[ended - 1].left}

@@ -91,6 +91,7 @@ class Seats:
 
     @classmethod
     def of(cls, rows: Rows, span_BK: Tensor, size: Size) -> Seats:
+        """Empty ones, for rows and spans like those."""
         device = span_BK.device
         made = rows.take([0])
         for name in _STATE:

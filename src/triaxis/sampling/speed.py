@@ -327,6 +327,7 @@ class _Bench:
         self, prompts: Sequence[Sequence[int]], d: Decode, adapter: bool = False, graphed: bool = True,
         quantised: LladaNetwork | None = None,
     ) -> list[list[int]]:  # fmt: skip
+        """The tokens. adapter: with one on; graphed: as a GPU does it; quantised: by that network in place of ours."""
         network, before = self.network if quantised is None else quantised, None
         if adapter:
             self.mounted = mounted = self.mounted or with_adapter(self.network)
@@ -346,6 +347,7 @@ class _Bench:
         return sorted((both[i, :n].tolist() for i, n in enumerate(lengths.tolist())), key=len)
 
     def time(self, case: Case, ceiling_tflops: float) -> Timing:
+        """Run a case, first for what is done once, then for the time."""
         d = replace(self.d, temperature=case.temperature, **dict(case.changes))  # type: ignore[arg-type]
         # What compiles, captures and fills allocators; with a cache a block's passes are several graphs.
         short = replace(d, steps=2 * d.blocks) if d.cache == "none" else d
