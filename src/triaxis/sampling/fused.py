@@ -6,6 +6,8 @@ The layer of models/parts.py with the same arithmetic, laid out for a large batc
   end in the residual stream add onto it as they write, so the sum costs no pass of its own and is rounded once;
 - norm, rotation and SwiGLU are Triton kernels (kernels.py); rows padded on the right go through flash attention by
   their lengths, which a mask would forbid;
+- where keys and values are kept, the product of a whole pass writes them into the memory; a pass of few positions has a
+  kernel of its own for attention, which turns queries and fresh keys as it reads them and writes nothing;
 - rows of unlike length lie one after the other without padding (`Decoder.hidden`, packed);
 - adapters that are on cost little: their low-rank part is the tail of a slightly longer product, [x, g A x] [W, B]^T.
   B lies in columns kept free beside W; W itself is never written. Only attention's output, whose tensor is not ours,

@@ -2,8 +2,9 @@
 
 Decoding at batch 1 to 16 is bound by launches, not by arithmetic, unless the whole step (trunk, head, noise,
 confidence, commitment) is one graph. One graph a form (`Form`): rows are filled up to a few numbers, rows of unlike
-length lie one after the other without padding and their tokens are filled up by a thirty-second, so that a study needs
-a handful. A row's tokens do not depend on the filling: filled positions are seen by none, filled rows are thrown away.
+length lie one after the other without padding and their tokens are filled up by a thirty-second, or by more until a
+graph of their own would have paid, so that a study needs a handful. A row's tokens do not depend on the filling: filled
+positions are seen by none, filled rows are thrown away. Rows work in the tensors of their graphs (`Seats`).
 Layers run in few kernels (fused.py), those of another kind and the choice of tokens are compiled (Inductor); where that
 fails, the same code runs uncompiled, and a warning says so.
 
