@@ -266,6 +266,29 @@ def test_a_kernel_that_fails_is_done_without(
     assert not isinstance(network.run_layer, fused.Fused)
 
 
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_a_recording_that_fails_leaves_the_rows_as_they_were(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has run the step by then, on the tensors that the rows sit in."""
+    executor, d = loaded(), replace(BASE, cache=cache)
+    prompts = [executor.prompt_ids(text) for text in TEXTS]
+    wanted = executor.denoise(prompts, range(5), d)
+    made, tried = packed(executor, monkeypatch), []
+
+    def record(run: Callable[[], None], _: object) -> Callable[[], None]:
+        tried.append(run)
+        run()
+        if len(tried) > 1 or cache == "none":
+            raise RuntimeError("no graphs today")
+        return run
+
+    made.record = record
+    monkeypatch.setattr(graphs, "_LAYERS", {})
+    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (lambda f: f,))
+    with pytest.warns(RuntimeWarning, match="no graphs today"):
+        found = executor.denoise(prompts, range(5), d)
+    assert [(r.ids, r.forwards, r.order) for r in found] == [(r.ids, r.forwards, r.order) for r in wanted]
+
+
 def refuse() -> None:
     raise CompilationError("no such card")
 

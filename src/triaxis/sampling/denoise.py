@@ -331,6 +331,8 @@ class _Job:
         except Exception as e:  # of a capture or a kernel
             if not can_do_without(e):
                 raise
+            if not full:  # the block goes on with what it has kept
+                self.keeper.memory = self.graphs.memory_of(rows)
             give_up(self.graphs.network, e)
             self.graphs = None
             return False

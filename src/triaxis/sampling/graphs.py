@@ -231,10 +231,11 @@ class Graphs:
                 self.body(seats.rows, seats.span, seats.count, memory, places, form.asked)
 
         before = {name: getattr(seats.rows, name).clone() for name in _CHANGED}
-        replay = self.record(run, self)  # which runs it
-        for name, value in before.items():
-            getattr(seats.rows, name).copy_(value)
-        return replay
+        try:
+            return self.record(run, self)  # which runs it, and may fail after that
+        finally:
+            for name, value in before.items():
+                getattr(seats.rows, name).copy_(value)
 
     def _gates(self, rows: int, device: torch.device) -> Tensor | None:
         """What the switch says, as one factor a row and adapter, (B, A) float32; None where all are off.
@@ -265,6 +266,14 @@ class Graphs:
         else:
             parts = self.flat[:need].view(s.layers, 2, rows, width, s.kv_heads, s.head_width).transpose(3, 4)
         return Memory(tuple((p[0], p[1]) for p in parts))
+
+    def memory_of(self, rows: Rows) -> Memory | None:
+        """A copy of what is kept of these rows, who sit here; None where nothing is."""
+        memory = None if self.at is None else self.memories.get((self.at.size.rows, self.at.size.width))
+        if memory is None:
+            return None
+        count, width = rows.canvas.shape
+        return Memory(tuple((k[:count, :, :width].clone(), v[:count, :, :width].clone()) for k, v in memory.pairs))
 
     def _places(self, span_BK: Tensor) -> Tensor:
         """The block (a dual cache), and the position before it where logits are shifted."""
@@ -333,6 +342,7 @@ def release(network: Decoder) -> None:
     for graphs in filter(None, _KNOWN.get(network, {}).values()):
         graphs.made.clear()
         graphs.seats.clear()
+        graphs.filled.clear()
         graphs.at = None
         graphs.memories.clear()
         graphs.flat = graphs.pool = None
