@@ -172,7 +172,8 @@ class Graphs:
         """One pass over all rows, in place, with the adapters as the switch says.
 
         full: compute the whole canvas; else what the cache does not hold. hidden: positions of a row's block that no
-        pass has committed; with a cache, logits are made for little more than those.
+        pass has committed; with a dual cache, logits are made for little more than those. (Where a network commits the
+        mask token itself, more are hidden than are counted, and the last of them may wait for a later pass.)
         """
         gates = self._gates(len(rows.at), span_BK.device)
         kind, asked = "full" if full else self.d.cache, span_BK.shape[1]
