@@ -210,6 +210,7 @@ def test_masked_share_switches_by_row(tiny: Executor, make: Callable[..., str]) 
 # ---------------------------------------------------------------- files and refusals
 
 
+@pytest.mark.slow
 def test_peft_loads_what_is_saved_and_its_logits_agree(tiny: Executor, make: Callable[..., str]) -> None:
     peft = pytest.importorskip("peft")
     from triaxis.models.adapters import share

@@ -49,6 +49,7 @@ def test_the_table_is_sound() -> None:
 READY = [name for name, reader in READERS.items() if reader.ready]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READY)
 def test_a_real_file_is_read(name: str, scratch: Callable[[str], Path]) -> None:
     read = 0

@@ -573,6 +573,7 @@ def test_a_study_in_eight_bits_has_rows_of_its_own(tmp_path: Path) -> None:
     assert not ids["plain"] & ids["small"]
 
 
+@pytest.mark.slow
 def test_four_bits_are_the_network_of_the_rounded_weights() -> None:
     """The projections of the layers are NF4 and four times smaller than bf16; the rest is as it was."""
     pytest.importorskip("bitsandbytes", reason="pip install triaxis[quantize]")

@@ -203,6 +203,7 @@ def test_predictions_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:
 # --- stopping early ---
 
 
+@pytest.mark.slow
 def test_a_study_stops_once_its_contrasts_are_resolved(tmp_path: Path) -> None:
     study = Study(n=400, planners=(), conditions=("filler",), decode=FAST, stop_when="resolved")
     summary = study.run(tmp_path)

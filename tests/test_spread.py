@@ -87,6 +87,7 @@ def test_chunks_here_make_the_rows_of_the_plain_way(
     assert sampled[-1] == len(contents(plain)[0])
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_its_missing_rows_only(plain: Path, tmp_path: Path) -> None:
     SMALL.run(tmp_path)
     with Store(tmp_path / "rows.sqlite", write=True) as held:

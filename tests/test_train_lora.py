@@ -208,7 +208,7 @@ def killed_after(step: int) -> Any:
     return note
 
 
-@pytest.mark.parametrize("killed_at", [5, 8])
+@pytest.mark.parametrize("killed_at", [5, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_bits(
     tiny: Executor, data: Dataset, held: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
