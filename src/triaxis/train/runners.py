@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from os import environ
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -160,7 +162,7 @@ def shard(objective: nn.Module, network: Decoder, base: Decoder, trained: Sequen
     what makes room. The objective is called as a whole from now on; embedding and head are gathered by it.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     device = trained[0].device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
@@ -173,6 +175,8 @@ def shard(objective: nn.Module, network: Decoder, base: Decoder, trained: Sequen
         fully_shard(mine, mesh=mesh, ignored_params=whole)
         mine.forward = partial(run, mine)  # type: ignore[method-assign]
     network.run_layer = Layer.__call__  # its hooks gather the weights
+    for one, next_ in pairwise(cast("Iterable[FSDPModule]", network.layers())):
+        one.set_modules_to_forward_prefetch([next_])  # while one computes, the other's weights come
     fully_shard(objective, mesh=mesh, ignored_params=whole)
     _give_up(base)
 
