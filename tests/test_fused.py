@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import triaxis as tx
-from triaxis.models.adapters import linear_names, save_adapter
+from triaxis.models.adapters import linear_names, save_adapter, switch_of
 from triaxis.models.parts import Canvas, Layer, joined, rotate
-from triaxis.sampling import denoise, fused, graphs
+from triaxis.sampling import compiled, denoise, fused, graphs
 from triaxis.sampling.executor import Executor
-from triaxis.sampling.graphs import fill_of, switch_of
+from triaxis.sampling.graphs import fill_of
 from triaxis.sampling.schedule import Decode
 
 
@@ -256,8 +256,8 @@ def test_a_kernel_that_fails_is_done_without(
     wanted = executor.denoise(prompts, range(5), d)
     if graphed and d.cache != "prefix":  # which is never graphed
         packed(executor, monkeypatch)
-    monkeypatch.setattr(graphs, "_LAYERS", {})
-    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (lambda f: f,))
+    monkeypatch.setattr(compiled, "_LAYERS", {})
+    monkeypatch.setattr(compiled.Compiled.__init__, "__defaults__", (lambda f: f,))
     network = executor.checkpoint.network
     in_few_kernels(network).ops = SimpleNamespace(**{**vars(PLAIN), "rotate_": lambda *_: refuse()})
     with pytest.warns(RuntimeWarning, match=r"kernels are off: CompilationError \(no such card\)"):
@@ -282,8 +282,8 @@ def test_a_recording_that_fails_leaves_the_rows_as_they_were(cache: str, monkeyp
         return run
 
     made.record = record
-    monkeypatch.setattr(graphs, "_LAYERS", {})
-    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (lambda f: f,))
+    monkeypatch.setattr(compiled, "_LAYERS", {})
+    monkeypatch.setattr(compiled.Compiled.__init__, "__defaults__", (lambda f: f,))
     with pytest.warns(RuntimeWarning, match="no graphs today"):
         found = executor.denoise(prompts, range(5), d)
     assert [(r.ids, r.forwards, r.order) for r in found] == [(r.ids, r.forwards, r.order) for r in wanted]

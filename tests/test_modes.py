@@ -168,9 +168,9 @@ def test_adapters_that_switch_are_graphed(
     tiny: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: str
 ) -> None:
     """Which adapters are on is written into a tensor before each replay; rows of a batch may differ."""
-    from triaxis.models.adapters import linear_names, save_adapter
+    from triaxis.models.adapters import linear_names, save_adapter, switch_of
     from triaxis.sampling import denoise as module
-    from triaxis.sampling.graphs import Graphs, switch_of
+    from triaxis.sampling.graphs import Graphs
 
     g, network = torch.Generator().manual_seed(1), tiny.checkpoint.network
     for name, only in (("first", "ff_"), ("second", "q_proj")):
@@ -206,22 +206,23 @@ def test_each_kind_of_pass_has_a_compiled_function_of_its_own(
     parity: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Versions of one function would meet torch's limit: those of another kind count for themselves."""
-    from triaxis.sampling import graphs
 
-    compiled: list[Any] = []
-    monkeypatch.setattr(graphs, "_LAYERS", {})
-    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (lambda f: compiled.append(f) or f,))
+    from triaxis.sampling import compiled
+
+    made: list[Any] = []
+    monkeypatch.setattr(compiled, "_LAYERS", {})
+    monkeypatch.setattr(compiled.Compiled.__init__, "__defaults__", (lambda f: made.append(f) or f,))
     network = parity.checkpoint.network
-    monkeypatch.setattr(network, "run_layer", graphs.Layers(None))
+    monkeypatch.setattr(network, "run_layer", compiled.Layers(None))
     prompts = [[5, 6, 7], [1] * 9]
     for changes in ({}, {"cache": "dual"}, {"cache": "prefix"}):
         d = override(Decode(gen_length=24, block_length=8, steps=9), changes)
         found = parity.generate_ids(prompts, d)
         monkeypatch.setattr(network, "run_layer", Layer.__call__)
         assert found == parity.generate_ids(prompts, d)
-        monkeypatch.setattr(network, "run_layer", graphs.Layers(None))
-    assert len(compiled) == len(graphs._LAYERS) == 6  # last or not; no cache, a whole pass, a part: all with a mask
-    assert len({f.__code__ for f in compiled}) == 6
+        monkeypatch.setattr(network, "run_layer", compiled.Layers(None))
+    assert len(made) == len(compiled._LAYERS) == 6  # last or not; no cache, a whole pass, a part: all with a mask
+    assert len({f.__code__ for f in made}) == 6
 
 
 @pytest.mark.slow
@@ -233,9 +234,9 @@ def test_layers_with_and_without_adapters_compile_whole_and_once(
 
     from torch._dynamo.utils import counters
 
-    from triaxis.models.adapters import linear_names, save_adapter
+    from triaxis.models.adapters import linear_names, save_adapter, switch_of
+    from triaxis.sampling import compiled, graphs
     from triaxis.sampling import denoise as module
-    from triaxis.sampling import graphs
 
     g, network, pairs = torch.Generator().manual_seed(1), tiny.checkpoint.network, {}
     for name in (n for n in linear_names(network) if ".blocks." in n):
@@ -248,23 +249,23 @@ def test_layers_with_and_without_adapters_compile_whole_and_once(
     plain = executor.generate_ids(prompts, d)
 
     def graphed(network: Any, device: object, job: Any) -> graphs.Graphs:
-        graphs.compile_layers(network)
-        return graphs.Graphs(network, job.d, job.whole_step, lambda run, _: run, graphs.switch_of(network))
+        compiled.compile_layers(network)
+        return graphs.Graphs(network, job.d, job.whole_step, lambda run, _: run, switch_of(network))
 
     whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(graphs, "_LAYERS", {})
-    monkeypatch.setattr(graphs.Compiled.__init__, "__defaults__", (whole,))
+    monkeypatch.setattr(compiled, "_LAYERS", {})
+    monkeypatch.setattr(compiled.Compiled.__init__, "__defaults__", (whole,))
     monkeypatch.setattr(module, "_graphs", graphed)
     torch._dynamo.reset()
     before = counters["stats"]["unique_graphs"]
     assert executor.generate_ids(prompts, d) == plain
-    assert not any(c.failed for c in graphs._LAYERS.values())
-    assert counters["stats"]["unique_graphs"] - before == len(graphs._LAYERS) == 8
+    assert not any(c.failed for c in compiled._LAYERS.values())
+    assert counters["stats"]["unique_graphs"] - before == len(compiled._LAYERS) == 8
     assert not counters["graph_break"]
 
 
 def test_the_cause_of_a_compilers_failure_is_shown() -> None:
-    from triaxis.sampling.graphs import cause_of
+    from triaxis.sampling.compiled import cause_of
 
     text = "SubprocException: An exception occurred in a subprocess:\n\nName=triton_red\nTraceback:\n  File x\n"
     text += "triton.compiler.errors.CompilationError: at 3:4: unsupported shift\n\nSet TORCHDYNAMO_VERBOSE=1 for more"
@@ -279,7 +280,7 @@ def test_the_kernel_by_hand_is_the_plain_choice() -> None:
     program = """
 import torch
 from triaxis.sampling import kernels
-from triaxis.sampling.graphs import picked
+from triaxis.sampling.compiled import picked
 generator = torch.Generator().manual_seed(0)
 keys, places = torch.tensor([3, 2**62 + 5]), torch.arange(2).expand(2, 2) - 1
 kernels.PROGRAMS = 8
@@ -318,7 +319,7 @@ def test_what_cannot_be_graphed_is_not() -> None:
 
 
 def test_the_compiled_choice_is_the_plain_one() -> None:
-    from triaxis.sampling.graphs import picked
+    from triaxis.sampling.compiled import picked
 
     logits = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(1)) * 5
     keys, places, step = torch.tensor([3, 4, 5]), torch.arange(4).expand(3, 4), torch.tensor([[0], [2], [7]])
@@ -330,7 +331,7 @@ def test_the_compiled_choice_is_the_plain_one() -> None:
 
 
 def test_a_compiler_that_fails_leaves_the_plain_function_and_one_warning() -> None:
-    from triaxis.sampling.graphs import Compiled
+    from triaxis.sampling.compiled import Compiled
 
     doubled = Compiled(lambda x: 2 * x, "doubling")
 

@@ -401,3 +401,9 @@ def missing_targets(adapter: Adapter) -> list[str]:
     targets = named if isinstance(named, list) else []
     owed = [t for t in targets if not any(m == t or m.endswith(f".{t}") for m in adapter.pairs)]
     return owed + [m for m in adapter.card.get("coverage", {}).get("modules", []) if m not in adapter.pairs]
+
+
+def switch_of(network: nn.Module) -> Switch | None:
+    """The switch of the adapters mounted on a network; None where there are none."""
+    found = (m.switch for m in network.modules() if isinstance(m, LoraLinear))
+    return next(found, None)

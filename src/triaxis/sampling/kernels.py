@@ -79,7 +79,7 @@ def _scan(  # type: ignore[no-untyped-def]
 
 
 def pick(logits_BKV: Tensor, keys_B: Tensor, step: Tensor, places_BK: Tensor, heat: float) -> tuple[Tensor, Tensor]:
-    """As `graphs.picked`: the argmax of the logits with noise, (B, K), and its softmax without, float32."""
+    """As `compiled.picked`: the argmax of the logits with noise, (B, K), and its softmax without, float32."""
     b, k, width = logits_BKV.shape
     split = max(1, min(32, PROGRAMS // (b * k)))
     part = -(-width // (split * BLOCK)) * BLOCK

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from triaxis.models.parts import Canvas, Decoder, Layer, RunLayer
-from triaxis.sampling.graphs import VERSIONS, Compiled
+from triaxis.sampling.compiled import VERSIONS, Compiled
 
 PATIENCE = timedelta(hours=12)  # how long a process waits for another one, which may be sampling
 
