@@ -21,7 +21,7 @@ from triaxis.models.adapters import linear_names, save_adapter, switch_of
 from triaxis.models.parts import Canvas, Layer, joined, rotate
 from triaxis.sampling import compiled, denoise, fused, graphs
 from triaxis.sampling.executor import Executor
-from triaxis.sampling.graphs import fill_of
+from triaxis.sampling.graphs import grain_of
 from triaxis.sampling.schedule import Decode
 
 
@@ -178,7 +178,7 @@ def test_rows_one_after_the_other_give_the_same_tokens(temperature: float, monke
     assert [(r.ids, r.tokens, r.order) for r in found] == [(r.ids, r.tokens, r.order) for r in plain]
     used = sum(len(p) + d.gen_length for p in prompts)
     first = next(iter(made.made))
-    assert used <= first.size.packed < used + fill_of(used) < first.size.rows * first.size.width
+    assert used <= first.size.packed < used + grain_of(used) < first.size.rows * first.size.width
     assert all(form.size.packed for form in made.made if form.size.rows > 1)
 
 

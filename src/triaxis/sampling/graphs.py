@@ -100,7 +100,7 @@ class Seats:
         span = torch.zeros((size.rows, span_BK.shape[1]), dtype=torch.long, device=device)
         return cls(size, made, span, torch.ones(1, dtype=torch.long, device=device))
 
-    def take(self, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
+    def seat(self, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
         """Let those rows sit here; what fills the size up is the first row again, without tokens where rows are packed.
 
         From then on the rows' tensors are views of these, so that no step copies anything. Whoever sat here gets up.
@@ -134,7 +134,7 @@ class Seats:
                 setattr(before, name, getattr(before, name).clone())
 
 
-def fill_of(tokens: int) -> int:
+def grain_of(tokens: int) -> int:
     """The grain that numbers of packed tokens are filled up to: at most a thirty-second."""
     return max(32, 1 << max(0, tokens.bit_length() - 6))
 
@@ -158,7 +158,7 @@ class Graphs:
     made: dict[Form, Callable[[], None]] = field(default_factory=dict)
     seats: dict[Size, Seats] = field(default_factory=dict)
     at: Seats | None = None  # where the rows at work sit
-    filled: dict[Size, float] = field(default_factory=dict)  # passes lost by sitting in a larger size than this one
+    lost: dict[Size, float] = field(default_factory=dict)  # passes lost by sitting in a larger size than this one
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
     sent: dict[Gate, Tensor] = field(default_factory=dict)  # factors of the adapters on the device, (1, A)
     flat: Tensor | None = None  # what the memories are parts of
@@ -177,7 +177,7 @@ class Graphs:
             asked = min(asked, -(-hidden // ASKED) * ASKED)
         seats = self._seats(rows, span_BK)
         form = Form(seats.size, kind, gates is not None, asked)
-        seats.take(rows, span_BK, count, gates)
+        seats.seat(rows, span_BK, count, gates)
         if form not in self.made:
             self.made[form] = self._capture(seats, form)
         if isinstance(self.network.run_layer, Fused):
@@ -197,8 +197,8 @@ class Graphs:
             larger = min((s for s in self.seats if s.holds(size)), key=lambda s: s.tokens, default=None)
             if larger is not None:
                 lost = (larger.tokens / size.tokens - 1) * (self.d.steps // self.d.blocks)
-                self.filled[size] = self.filled.get(size, 0.0) + lost
-                size = larger if self.filled[size] <= MAKING else size
+                self.lost[size] = self.lost.get(size, 0.0) + lost
+                size = larger if self.lost[size] <= MAKING else size
         if size not in self.seats:
             self.seats[size] = Seats.of(rows, span_BK, size)
         self.at = self.seats[size]
@@ -213,7 +213,7 @@ class Graphs:
         if self.d.cache != "none" or not (isinstance(run, Fused) and run.packs):
             return Size(size, -(-rows.width // WIDTH) * WIDTH, True, 0)
         tokens = sum(rows.ends)
-        fill = fill_of(tokens)
+        fill = grain_of(tokens)
         return Size(size, -(-rows.width // PACKED_WIDTH) * PACKED_WIDTH, True, -(-tokens // fill) * fill)
 
     def _capture(self, seats: Seats, form: Form) -> Callable[[], None]:
@@ -333,7 +333,7 @@ def release(network: Decoder) -> None:
     for graphs in filter(None, _KNOWN.get(network, {}).values()):
         graphs.made.clear()
         graphs.seats.clear()
-        graphs.filled.clear()
+        graphs.lost.clear()
         graphs.at = None
         graphs.memories.clear()
         graphs.flat = graphs.pool = None

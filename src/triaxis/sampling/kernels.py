@@ -192,7 +192,7 @@ def swiglu(gate_up_BQF: Tensor, out_BQF: Tensor) -> None:
 
 
 @triton.jit
-def _seen(  # type: ignore[no-untyped-def]
+def _tile(  # type: ignore[no-untyped-def]
     q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale,
 ):  # fmt: skip
     """One tile of keys: the running maximum, the sum of exponentials and the sums of values of each query."""
@@ -237,7 +237,7 @@ def _attend_kept(  # type: ignore[no-untyped-def]
         k1, k2 = _turned(at, k_c, k_s, inside, HALF)
         v_at = at + groups * (2 * HALF)
         v1, v2 = tl.load(v_at, mask=inside, other=0.0), tl.load(v_at + HALF, mask=inside, other=0.0)
-        most, mass, sum1, sum2 = _seen(q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale)
+        most, mass, sum1, sum2 = _tile(q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale)
     first = tl.load(places + row * fresh)
     end = width
     if PADDED:
@@ -250,7 +250,7 @@ def _attend_kept(  # type: ignore[no-untyped-def]
         spot = here + place[:, None] * m_place
         k1, k2 = tl.load(keys + spot, mask=inside, other=0.0), tl.load(keys + spot + HALF, mask=inside, other=0.0)
         v1, v2 = tl.load(values + spot, mask=inside, other=0.0), tl.load(values + spot + HALF, mask=inside, other=0.0)
-        most, mass, sum1, sum2 = _seen(q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale)
+        most, mass, sum1, sum2 = _tile(q1, q2, k1, k2, v1, v2, open_N, most, mass, sum1, sum2, scale)
     to = out + ((row * asking + ask[:, None]) * HEADS + head) * (2 * HALF) + lane
     kind = out.dtype.element_ty
     tl.store(to, (sum1 / mass[:, None]).to(kind), mask=asks)
