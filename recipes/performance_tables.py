@@ -56,16 +56,19 @@ def training(found: Mapping[str, Any]) -> Iterator[str]:
 
 def training_scale(found: Mapping[str, Any]) -> Iterator[str]:
     """The same global batch on one and two GPUs."""
-    yield f"{found['device']}; {found['shape']}, {found['rows_a_step']} rows of {found['row_tokens']} tokens a step."
+    yield f"{found['device']}; {found['shape']}, {found['rows_a_step']} rows of {found['row_tokens']} tokens a step;"
+    yield f"started by {found['launcher']}."
     yield ""
-    yield "| | GPUs | tokens/s | ratio | GB a GPU | adapters differ by |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    yield "| | layers | GPUs | tokens/s | ratio | GB a GPU |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
     for t in found["runs"]:
-        many = t["processes"] > 1
-        ratio = f"{found['ratios'][t['way']]:.2f}" if many else "1"
-        apart = f"{found['differences'][t['way']]:.3f}" if many else ""
-        speed_ = f"{t['tokens_per_second']:,.0f}"
-        yield row(t["way"], t["processes"], speed_, ratio, f"{t['memory_gb']:.1f}", apart)
+        how, speed_ = "compiled" if t["compiled"] else "as written", f"{t['tokens_per_second']:,.0f}"
+        yield row(t["way"], how, t["processes"], speed_, f"{t['ratio']:.2f}", f"{t['memory_gb']:.1f}")
+    yield ""
+    yield "| adapters after four steps, against one process | " + " | ".join(found["differences"]) + " |"
+    yield "| --- |" + " ---: |" * len(found["differences"])
+    for way in next(iter(found["differences"].values())):
+        yield row(way, *(f"{apart[way]:.2g}" for apart in found["differences"].values()))
 
 
 def study_scale(found: Mapping[str, Any]) -> Iterator[str]:

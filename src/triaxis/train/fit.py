@@ -184,8 +184,7 @@ def fit(
         with told as track, torch.enable_grad(), torch.random.fork_rng(devices=runner.gpus):
             objective = Objective(run.executor.checkpoint.network, run.data.mask)
             if sharded:
-                base = executor.checkpoint.network
-                shard(objective, run.executor.checkpoint.network, base, list(run.weights.values()))
+                shard(run.executor.checkpoint.network, executor.checkpoint.network)
             _train(replace(run, track=track), objective, optimiser, at, note or (lambda *_: None))
     return _finish(run, at)
 

@@ -1,28 +1,31 @@
 """Who computes a training step: one process, or several that `accelerate launch` or `torchrun` started.
 
 Only the adapter is trained, so a step's gradients are small (84 MB for rank 8 on all of LLaDA-8B) and are summed in one
-go at its end. The frozen weights are held whole by every process, or, with `sharded`, in equal parts (torch's
-`fully_shard`), gathered layer by layer as they are needed. Knows nothing of data or losses.
+go at its end. The frozen weights are held whole by every process, or, with `sharded`, those of the layers in equal
+parts, gathered layer by layer as they are needed. Knows nothing of data or losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
-from itertools import pairwise
 from os import environ
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from triaxis.errors import UserError
 from triaxis.models.parts import Canvas, Decoder, Layer, RunLayer
 from triaxis.sampling.compiled import VERSIONS, Compiled
 
 PATIENCE = timedelta(hours=12)  # how long a process waits for another one, which may be sampling
+BUFFERS = 2  # for whole layers, where frozen weights are in parts: of the layer that computes and of the next one
+GATHER = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since torch 2.13
+ALIGNED = 256  # bytes; where a weight begins in them
 
 
 class Alone:
@@ -128,7 +131,8 @@ def way_of_running(compiled: bool, recompute: bool, dynamic: bool | None = None)
 def _written(
     layer: Layer, x: Tensor, canvas: Canvas, select: Tensor | None, kept: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    return type(layer).forward(layer, x, canvas, select, kept)  # not layer.forward: `shard` puts this in its place
+    out: Tensor = layer(x, canvas, select, kept)
+    return out
 
 
 def _fast(
@@ -155,38 +159,114 @@ def _again(run: RunLayer, layer: Layer, x: Tensor, *given: object) -> Tensor:
 # ---------------------------------------------------------------- frozen weights in parts
 
 
-def shard(objective: nn.Module, network: Decoder, base: Decoder, trained: Sequence[nn.Parameter]) -> None:
-    """Leave every process its part of the frozen weights of `network`; `trained` stays whole.
+def shard(network: Decoder, base: Decoder) -> None:
+    """Leave every process an equal part of the frozen weights of `network`'s layers; all else stays whole.
 
     `base`, the network it shares its weights with, gives them up layer by layer and cannot be used any more: this is
-    what makes room. The objective is called as a whole from now on; embedding and head are gathered by it.
+    what makes room.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
-
-    device = trained[0].device
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    whole, run = set(trained), network.run_layer
-    for mine, its in zip(network.layers(), base.layers(), strict=True):
-        mine.unfuse()
-        its.unfuse()
-        _give_up(its)
-        _apart(mine)
-        fully_shard(mine, mesh=mesh, ignored_params=whole)
-        mine.forward = partial(run, mine)  # type: ignore[method-assign]
-    network.run_layer = Layer.__call__  # its hooks gather the weights
-    for one, next_ in pairwise(cast("Iterable[FSDPModule]", network.layers())):
-        one.set_modules_to_forward_prefetch([next_])  # while one computes, the other's weights come
-    fully_shard(objective, mesh=mesh, ignored_params=whole)
-    _give_up(base)
+    network.run_layer = _InParts(network, base)
 
 
-def _apart(module: nn.Module) -> None:
-    """Weights that lie side by side in one tensor (`Layer.fuse`) each in one of their own: others cannot be split."""
-    for part in module.modules():
-        for name, weight in part._parameters.items():
-            if weight is not None and not weight.is_contiguous():
-                part._parameters[name] = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
+class _InParts:
+    """Runs the layers of a network whose frozen weights are gathered into one of two buffers while they are used.
+
+    A layer's weights are views of its buffer once and for all: layer k always has buffer k modulo two, so what autograd
+    saved in the forward pass is there again when the backward pass comes to it. While one layer computes, the weights
+    of the next one come, in either direction. Nothing is copied beside the gathering, as torch's `fully_shard` does.
+    """
+
+    def __init__(self, network: Decoder, base: Decoder) -> None:
+        self.run, self.number = network.run_layer, {layer: k for k, layer in enumerate(network.layers())}
+        self.mine, laid, n = list[Tensor](), list[list[_Place]](), dist.get_world_size()
+        for mine, its in zip(self.number, base.layers(), strict=True):
+            mine.unfuse()
+            its.unfuse()
+            part, places = _split(mine)
+            _give_up(its)
+            for p in places:
+                p.owner._parameters[p.name] = None  # freed before the next layer is split
+            self.mine.append(part)
+            laid.append(places)
+        longest = n * max(len(part) for part in self.mine)
+        buffers = [self.mine[0].new_empty(longest) for _ in range(BUFFERS)]
+        self.whole = [buffers[k % BUFFERS][: n * len(part)] for k, part in enumerate(self.mine)]
+        for whole, places in zip(self.whole, laid, strict=True):
+            for p in places:  # `.data`: autograd must not count the gathering as a change of what it saved
+                p.owner._parameters[p.name] = nn.Parameter(_weight(whole, p).data, requires_grad=False)
+        self.held: list[int] = [-1] * BUFFERS  # the layer whose weights are in each buffer, or on their way there
+        self.coming: list[dist.Work | None] = [None] * BUFFERS
+
+    def __call__(self, layer: Layer, x: Tensor, *given: object) -> Tensor:
+        k = self.number[layer]
+        self.need(k, k + 1)
+        out = self.run(layer, x, *given)  # type: ignore[arg-type]
+        return _Passed.apply(out, self, k) if out.requires_grad else out  # type: ignore[no-untyped-call]
+
+    def need(self, k: int, next_: int) -> None:
+        """Whatever is queued from now on finds layer k's weights; those of the next one are on their way."""
+        self._fetch(k)
+        if (work := self.coming[k % BUFFERS]) is not None:
+            work.wait()  # the device's stream, not the host
+            self.coming[k % BUFFERS] = None
+        if 0 <= next_ < len(self.mine):
+            self._fetch(next_)
+
+    def _fetch(self, k: int) -> None:
+        """Gathering waits for what is queued by now, so for the last use of the buffer."""
+        place = k % BUFFERS
+        if self.held[place] != k:
+            self.held[place] = k
+            self.coming[place] = GATHER(self.whole[k], self.mine[k], async_op=True)
+
+
+class _Passed(torch.autograd.Function):
+    """The output of a layer as it is; on the way back the layer's weights are asked for before it needs them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layers: _InParts, k: int) -> Tensor:
+        ctx.layers, ctx.k = layers, k
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        ctx.layers.need(ctx.k, ctx.k - 1)
+        return grad, None, None
+
+
+class _Place(NamedTuple):
+    """Where a weight lies in its layer's bytes."""
+
+    owner: nn.Module
+    name: str
+    start: int
+    shape: torch.Size
+    dtype: torch.dtype
+    nbytes: int
+
+
+def _split(layer: nn.Module) -> tuple[Tensor, list[_Place]]:
+    """This process's part of the bytes of a layer's frozen weights, and where each lies in all of them."""
+    places, at = list[_Place](), 0
+    for owner in layer.modules():
+        for name, w in owner._parameters.items():
+            if w is not None and not w.requires_grad:
+                if type(w) is not nn.Parameter:
+                    raise UserError(
+                        f"weights of type {type(w).__name__} cannot be held in parts; train without sharded"
+                    )
+                places.append(_Place(owner, name, at, w.shape, w.dtype, w.nbytes))
+                at += -(-w.nbytes // ALIGNED) * ALIGNED
+    n = dist.get_world_size()
+    size = -(-at // (n * ALIGNED)) * ALIGNED
+    whole = torch.zeros(n * size, dtype=torch.uint8, device=next(layer.parameters()).device)
+    for p in places:
+        _weight(whole, p).copy_(cast(Tensor, p.owner._parameters[p.name]))
+    return whole.view(n, size)[dist.get_rank()].clone(), places
+
+
+def _weight(whole: Tensor, p: _Place) -> Tensor:
+    return whole[p.start : p.start + p.nbytes].view(p.dtype).view(p.shape)
 
 
 def _give_up(module: nn.Module) -> None:

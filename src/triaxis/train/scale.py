@@ -1,13 +1,14 @@
 """What several GPUs of one host give to training, and whether they train the same adapter as one.
 
-    python -m triaxis.train.scale --shape llada-8b --processes 2        # two GPUs, under two minutes; no download
+    python -m triaxis.train.scale --shape llada-8b --processes 2        # two GPUs, under five minutes; no download
 
 The same global batch in one process and in several, once with the frozen weights whole in each (data parallel) and once
-in parts: tokens a second, memory, their ratio. Then a few steps of each in torch's deterministic mode, whose adapters
-are compared. One process computes as many parts of a step as there are processes, so parts have the same rows, masks
-and dropout whoever computes them (`fit._step`); what is left is the order in which gradients are summed, and whatever a
-GPU's kernels do not repeat: one process trains twice, for that. Adam's first steps go by a gradient's sign, so in bf16,
-where small gradients are noise, adapters differ by percents; the test is four layers in float32.
+in parts, layers as written and, on GPUs, compiled: tokens a second, memory, their ratio. Then a few steps of each in
+torch's deterministic mode, whose adapters are compared. One process computes as many parts of a step as there are
+processes, so parts have the same rows, masks and dropout whoever computes them (`fit._step`); what is left is the order
+in which gradients are summed, and whatever a GPU's kernels do not repeat: one process trains twice, for that. Adam's
+first steps go by a gradient's sign, so in bf16, where small gradients are noise, adapters differ by percents; the test
+is four layers in float32.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ REPEATED = "one process again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """One way to train. memory_gb: the most that one process held."""
+    """One way to train. compiled: its layers; memory_gb: the most that one process held."""
 
     way: str
+    compiled: bool
     processes: int
     tokens_per_second: float
     seconds: float  # a step
@@ -67,14 +69,16 @@ def work(a: argparse.Namespace) -> None:
     for way, sharded in WAYS.items():
         if sharded and processes == 1:
             continue
-        executor, watch = bench.fresh(), Watch(bench.device)
-        bench.train(executor, replace(recipe, compiled=a.compiled), watch, sharded)
-        ran = Ran(
-            way=way, processes=processes, tokens_per_second=batch * a.row_tokens / watch.seconds,
-            seconds=watch.seconds, memory_gb=watch.memory_gb,
-        )  # fmt: skip
-        found.append(asdict(ran))
-        del executor
+        for compiled in (False, True) if bench.device.type == "cuda" else (False,):
+            watch = Watch(bench.device)
+            bench.train(bench.fresh(), replace(recipe, compiled=compiled), watch, sharded)
+            ran = Ran(
+                way=way, compiled=compiled, processes=processes, seconds=watch.seconds, memory_gb=watch.memory_gb,
+                tokens_per_second=batch * a.row_tokens / watch.seconds,
+            )  # fmt: skip
+            found.append(asdict(ran))
+            if sharded:
+                bench.executor = None  # its weights are given up
         for kind, made in kinds(bench).items():
             _adapter(made, replace(recipe, steps=STEPS), a.out / kind / way, sharded)
             if processes == 1:
@@ -109,14 +113,15 @@ def compare(a: argparse.Namespace) -> dict[str, Any]:
         one, many = (Path(scratch) / str(n) for n in (1, a.processes))
         ran = _start(a, one, 1) + _start(a, many, a.processes)
         differences = {f.name: dict(_differences(f, many / f.name)) for f in sorted(one.iterdir()) if f.is_dir()}
-    single, *others = (Ran(**r) for r in ran)
+    runs = [Ran(**r) for r in ran]
+    single = {r.compiled: r.tokens_per_second for r in runs if r.processes == 1}
     where = find_device(a.device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
     return {
         "device": f"{a.processes} x {name}, torch {torch.__version__}", "shape": a.shape, "row_tokens": a.row_tokens,
-        "rows_a_step": a.rows * a.processes, "compiled": a.compiled, "runs": ran,
-        "ratios": {r.way: r.tokens_per_second / single.tokens_per_second for r in others},
-        "tokens_per_second": max(r.tokens_per_second for r in others),
+        "rows_a_step": a.rows * a.processes, "launcher": a.launcher,
+        "runs": [asdict(r) | {"ratio": r.tokens_per_second / single[r.compiled]} for r in runs],
+        "tokens_per_second": max(r.tokens_per_second for r in runs),
         "differences": differences, "tolerance": SAME,
         "same": all(d <= SAME for d in differences["float32"].values()),
     }  # fmt: skip
@@ -137,7 +142,6 @@ def _start(a: argparse.Namespace, out: Path, processes: int) -> list[dict[str, A
         *launcher(a.launcher, processes), "-m", "triaxis.train.scale", "--work", "--out", str(out), "--shape", a.shape,
         "--processes", str(a.processes), "--rows", str(a.rows), "--row-tokens", str(a.row_tokens),
         *(["--device", a.device] if a.device else []), *(["--quick"] if a.quick else []),
-        *([] if a.compiled else ["--written"]),
     ]  # fmt: skip
     say(f"{processes} processes")
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", **os.environ}
@@ -178,7 +182,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--row-tokens", type=int, default=ROWS, help="prompt and response of a row")
     parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--launcher", choices=("torchrun", "accelerate"), default="torchrun")
-    parser.add_argument("--written", dest="compiled", action="store_false", help="layers uncompiled")
     parser.add_argument("--quick", action="store_true", help="four layers: does everything run?")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
