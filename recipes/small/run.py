@@ -1,6 +1,6 @@
 """The real-language family `small`, from a GGUF file to tables: made, measured and repaired by resumable stages.
 
-    python recipes/small/run.py all   --gguf FILE --device cuda    # one GPU, about nine minutes; every stage below
+    python recipes/small/run.py all   --gguf FILE --device cuda    # one GPU, about twelve minutes; every stage below
     python recipes/small/run.py STAGE [--minutes M] [--scale toy]  # see SIDE_BY_SIDE, TIMED and PLAIN below
     python recipes/small/run.py write                              # anywhere: grades, tables, card; needs no weights
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import tables
 
 from triaxis.study import Study
 
@@ -60,7 +61,7 @@ TOY = ("--steps", "6", "--batch", "4", "--rows", "512", "--warmup", "2", "--work
 SCALES = {
     "full": Scale(
         executor=("--rows", "400000", "--workers", "4"), planner=("--workers", "2"),
-        minutes={"executor": 3.4, "planner": 0.8, "eval": 1.8, **dict.fromkeys(SIDE_BY_SIDE, 4.5), "prefix": 9.0},
+        minutes={"executor": 3.4, "planner": 0.8, "eval": 1.8, **dict.fromkeys(SIDE_BY_SIDE, 4.5), "prefix": 11.0},
         tests={REAL: 353, **dict.fromkeys(LEVELS, 400), LARGE: 1319}, recipe={},
     ),
     "toy": Scale(
@@ -151,7 +152,7 @@ def evaluate(a: argparse.Namespace, clock: Clock) -> None:
     found: dict[str, dict[str, float]] = {}
     try:
         for task in (REAL, *LEVELS):
-            found[task] = accuracy(evaluated_on(a, task, clock))
+            found[task] = tables.accuracy(evaluated_on(a, task, clock))
             say(f"{task}: {found[task]}")
     finally:
         levels = [t for t in LEVELS if t in found]
@@ -174,29 +175,7 @@ def evaluated_on(a: argparse.Namespace, task: str, clock: Clock) -> Path:
 
 def large(a: argparse.Namespace, clock: Clock) -> None:
     """The executor alone on the largest task."""
-    say(f"{LARGE}: {accuracy(evaluated_on(a, LARGE, clock))}")
-
-
-def accuracy(folder: Path) -> dict[str, float]:
-    """Share of right rows with Wilson's interval, unreadable and truncated ones beside it."""
-    from triaxis.estimate.paired import wilson
-    from triaxis.store import Store
-    from triaxis.summary import held_protocol
-    from triaxis.tasks import load_task
-
-    spec = held_protocol(folder)["spec"]
-    task = load_task(spec["task"])
-    items = {i.id: i for i in task.items(spec["n"])}
-    with Store(folder / "rows.sqlite", write=False) as store:
-        rows = store.rows()
-    verdicts = [task.grade(r.text, items[r.item]).verdict for r in rows]
-    right, n = verdicts.count("right"), len(verdicts)
-    low, high = wilson(right, n)
-    return {
-        "accuracy": right / n, "low": low, "high": high, "n": n, "left": len(items) - n,
-        "unreadable": verdicts.count("unreadable") / n,
-        "truncated": sum(not r.ended for r in rows) / n, "forwards": sum(r.forwards for r in rows) / n,
-    }  # fmt: skip
+    say(f"{LARGE}: {tables.accuracy(evaluated_on(a, LARGE, clock))}")
 
 
 def evaluated(a: argparse.Namespace) -> dict[str, Any]:
@@ -356,138 +335,9 @@ def kept_files(out: Path) -> Iterator[Path]:
 
 
 def write(a: argparse.Namespace) -> None:
-    """Grade and compare what there is; tables.md and card.md in --out. Needs no weights and no GPU."""
-    from triaxis.report import distilled, render, repair
-    from triaxis.report.markdown import markdown
-    from triaxis.report.repairs import compare
-    from triaxis.summary import regrade
-
-    parts, found = [], evaluated(a)
-    for task in found["studied"]:
-        folder = a.out / "studies" / f"axes-{task}"
-        if (folder / "rows.sqlite").is_file():
-            summary = regrade(folder)
-            render(folder)
-            parts.append(f"## The three axes on {task}, N = {summary['study']['n']}\n\n{markdown(summary)}")
-    r, at = repair_of(a), a.out / "prefix"
-    studies = {k: [at / "studies" / f"{k}-s{s}" for s in SEEDS] for k in ("prefix", "plain")}
-    rows = {folder: sampled(folder) for folder in (at / "before", *studies["prefix"], *studies["plain"])}
-    wanted = rows[at / "before"]
-    if wanted and all(rows[f] == wanted for f in studies["prefix"]):
-        r = replace(r, control=all(rows[f] == wanted for f in studies["plain"]))
-        for folder in (at / "before", *studies["prefix"], *(studies["plain"] if r.control else ())):
-            regrade(folder, second=False)
-        parts.append(f"## Prefix repair on {r.task}\n\n{repair.markdown(compare(r, at))}")
-        if not r.control:
-            have = ", ".join(str(rows[f]) for f in studies["plain"])
-            parts.append(f"The controls' studies were cut off ({have} of {wanted} rows) and are left out above.\n")
-            parts.append("\n".join(reached(at, r.task)) + "\n")
-    else:
-        parts.append(f"## Prefix repair on {r.task}: trained, not measured\n")
-    parts.append("\n".join(losses(at)) + "\n")
-    if (a.out / "modes.md").is_file():
-        parts.append((a.out / "modes.md").read_text(encoding="utf-8"))
-    for label in ("vote", "gold"):
-        if (a.out / "distil" / f"{label}.json").is_file():
-            told = json.loads((a.out / "distil" / f"{label}.json").read_text(encoding="utf-8"))
-            parts.append(f"## Consensus distillation on {r.task}, label {label}\n\n{distilled.markdown(told)}")
-    tables = re.sub(r"/[^\s\[\]|]*/(smollm2|planner-tuned|executor)\b", r"\1", "\n".join(parts))  # not where they lay
-    (a.out / "tables.md").write_text(tables, encoding="utf-8")
-    (a.out / "card.md").write_text("\n".join(card(a.out, found)) + "\n", encoding="utf-8")
-    if a.page:
-        for name in ("card", "tables"):
-            put(a.page, name, (a.out / f"{name}.md").read_text(encoding="utf-8"))
+    """Tables and card from what `collect` packed, in --out; needs no weights and no GPU."""
+    tables.write(a.out, evaluated(a), repair_of(a), a.page)
     say(f"written: {a.out / 'tables.md'}, {a.out / 'card.md'}")
-
-
-def put(page: Path, name: str, text: str) -> None:
-    """Replace what stands between a page's marks of that name."""
-    head, rest = page.read_text(encoding="utf-8").split(f"<!-- {name}:begin -->")
-    tail = rest.split(f"<!-- {name}:end -->")[1]
-    page.write_text(f"{head}<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->{tail}", encoding="utf-8")
-
-
-def sampled(folder: Path) -> int:
-    """Rows of a study; 0 where it was not begun."""
-    from triaxis.store import Store
-
-    if not (folder / "rows.sqlite").is_file():
-        return 0
-    with Store(folder / "rows.sqlite", write=False) as store:
-        return store.tally("rows").rows
-
-
-def reached(at: Path, task_name: str, least: int = 80) -> Iterator[str]:
-    """Shares right on the items that controls got to before they were cut off, by condition; no planned comparison.
-
-    Of a condition those training seeds whose control has at least so many items, and the items that all of them have.
-    """
-    from triaxis.store import Store
-    from triaxis.tasks import load_task
-
-    task = load_task(task_name)
-    items = {i.id: i for i in task.items(None)}
-
-    def right(folder: Path) -> dict[str, dict[str, bool]]:
-        found: dict[str, dict[str, bool]] = {}
-        with Store(folder / "rows.sqlite", write=False) as store:
-            for row in store.rows():
-                if row.branch == 0:
-                    verdict = task.grade(row.text, items[row.item]).verdict
-                    found.setdefault(row.condition, {})[row.item] = verdict == "right"
-        return found
-
-    before = right(at / "before")
-    after, control = ([right(at / "studies" / f"{k}-s{s}") for s in SEEDS] for k in ("prefix", "plain"))
-    yield "On the items that the controls reached, which are those of short prompts, in per cent right:\n"
-    yield "| condition | items | seeds | before | after | control |\n|---|---:|---:|---:|---:|---:|"
-    for condition in before:
-        seeds = [s for s in SEEDS if len(control[s].get(condition, ())) >= least]
-        if not seeds:
-            continue
-        shared = set.intersection(*(set(control[s][condition]) for s in seeds))
-        shares = [
-            100 * sum(arm[condition][i] for arm in arms for i in shared) / len(shared) / len(arms)
-            for arms in ([before], [after[s] for s in seeds], [control[s] for s in seeds])
-        ]
-        yield f"| {condition} | {len(shared)} | {len(seeds)} | {' | '.join(f'{x:.1f}' for x in shares)} |"
-
-
-def losses(out: Path) -> Iterator[str]:
-    """What training did to the loss on rows kept apart."""
-    yield "| adapter | seed | held-out loss before | best after |\n|---|---:|---:|---:|"
-    for folder in sorted((out / "adapters").glob("*-s*")):
-        lines = [json.loads(x) for x in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        losses = [x["held_loss"] for x in lines if "held_loss" in x]
-        kind, _, seed = folder.name.rpartition("-s")
-        yield f"| {kind} | {seed} | {losses[0]:.3f} | {min(losses[1:], default=losses[0]):.3f} |"
-
-
-def card(out: Path, found: Mapping[str, Any]) -> Iterator[str]:
-    """What was trained, for how long, and how good it is."""
-    yield "| network | steps | minutes | tokens, M | tokens/s | last loss | ended by |"
-    yield "|---|---:|---:|---:|---:|---:|---|"
-    for name in ("executor", "planner-tuned"):
-        done = json.loads((out / name / "training.json").read_text(encoding="utf-8"))["done"]
-        speed = done["tokens"] / done["seconds"]
-        yield (
-            f"| {name} | {done['step']} | {done['seconds'] / 60:.1f} | {done['tokens'] / 1e6:.1f} | {speed:,.0f} | "
-            f"{done['loss']:.3f} | {done['stopped']} |"
-        )
-    yield "\n| task | right, % [95 %] | n | unreadable, % | truncated, % | forwards |"
-    yield "|---|---|---:|---:|---:|---:|"
-    for folder in sorted((out / "studies").glob("eval-*")):
-        task, e = folder.name.removeprefix("eval-"), accuracy(folder)
-        if e["left"]:
-            yield f"| {task} | not finished: {e['left']} items left | | | | |"
-            continue
-        right = f"{100 * e['accuracy']:.1f} [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
-        unread, cut = 100 * e["unreadable"], 100 * e["truncated"]
-        yield f"| {task} | {right} | {e['n']} | {unread:.1f} | {cut:.1f} | {e['forwards']:.1f} |"
-    yield f"\nStudied: {', '.join(found['studied'])}. {found['note']}"
-    if (out / "check.json").is_file():
-        held = json.loads((out / "check.json").read_text(encoding="utf-8"))
-        yield f"\n{held['same_text']} of {held['items']} texts of {held['task']} are the same on a CPU in float32."
 
 
 def write_json(path: Path, content: Any) -> None:
