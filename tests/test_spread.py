@@ -117,8 +117,10 @@ def test_chunks_depend_on_the_study_alone() -> None:
         assert all(len(c.items) <= 6 for c in everything)
         there = {j.row.id for c in everything[1:] for js in c.tags for j in js}
         assert list(spread.chunks(arms, unit, {}, there, 6)) == everything[:1]
-        lengths = [len(i.ids) for c in everything if not c.common.decode.draws for i in c.items]
-        assert lengths == sorted(lengths)
+        lengths = [[len(i.ids) for i in c.items] for c in everything]
+        assert all(one == sorted(one) for one in lengths)
+        tokens = [sum(one) + len(one) * c.common.decode.gen_length for one, c in zip(lengths, everything, strict=True)]
+        assert tokens == sorted(tokens, reverse=True)  # what takes longest first: steps are the same in all
 
 
 def test_units_without_a_planner_come_first_and_have_more_items() -> None:

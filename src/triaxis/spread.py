@@ -191,9 +191,10 @@ def units(arms: Arms, table: Sequence[Condition]) -> Iterator[Unit]:
 
 
 def chunks(arms: Arms, unit: Unit, bank: Bank, present: set[str], size: int) -> Iterator[Chunk]:
-    """The unit's chunks that have rows to make. Prompts of like length, and branches of one prompt, are together.
+    """The unit's chunks that have rows to make, those that take longest first, so that workers end together.
 
-    Laid out over all rows, so that a study that goes on has the chunks it had before.
+    Prompts of like length, and branches of one prompt, are together. Laid out over all rows, so that a study that goes
+    on has the chunks it had before.
     """
     part = replace(arms, items=unit.items)
     groups: dict[Any, dict[Any, list[Job]]] = {}  # common part -> work -> its jobs: identical work is done once
@@ -202,13 +203,21 @@ def chunks(arms: Arms, unit: Unit, bank: Bank, present: set[str], size: int) -> 
         for job in jobs(part, condition, bank):
             common, item = _work(job, writing)
             groups.setdefault(common, {}).setdefault(item, []).append(job)
+    made = []
     for common, works in groups.items():
         order = sorted(works, key=lambda w: (len(w[0]), w))
         for start in range(0, len(order), size):
             missing = {w: [j for j in works[w] if j.row.id not in present] for w in order[start : start + size]}
             items = tuple(w for w, owed in missing.items() if owed)
             if items:
-                yield Chunk(unit.role, common, items, tuple(missing[w] for w in items))
+                made.append(Chunk(unit.role, common, items, tuple(missing[w] for w in items)))
+    yield from sorted(made, key=_cost, reverse=True)
+
+
+def _cost(chunk: Chunk) -> int:
+    """Tokens in all passes of a chunk of rows; characters of a planner's prompts, whose answers are of any length."""
+    read, decode = sum(len(w[0]) for w in chunk.items), getattr(chunk.common, "decode", None)
+    return decode.steps * (read + len(chunk.items) * decode.gen_length) if decode else read
 
 
 def _work(job: Job, writing: Writing | None) -> tuple[Any, Any]:
