@@ -248,6 +248,26 @@ def test_on_ray_every_item_comes_back_whatever_dies(ray: Any, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_ray_prints_nothing_where_results_are_printed(ray: Any, tmp_path: Path) -> None:
+    program = """
+import sys, time, pool_work
+from pathlib import Path
+from triaxis.compute import Chunk, Compute, Crew, backend
+from triaxis.compute.pool import Pool
+made = backend(Compute(kind="ray", workers=1))
+with Pool(made, {"crew": Crew(pool_work.state, pool_work.killed_once)}) as opened:
+    opened.submit(Chunk("crew", Path(sys.argv[1]), (7,), (7,)))
+    print(opened.next().results, opened.counts.deaths)
+    time.sleep(5)  # Ray's own word on a dead worker comes late
+made.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "[7] 1\n"
+
+
+@pytest.mark.slow
 def test_on_ray_errors_and_memory(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_ray, "JOINING", 1.0)
     ray.init(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from os import environ
 from typing import Any
 
 from triaxis.compute import Compute, Crew, Died, Event, Place, Worker
@@ -25,7 +26,11 @@ JOINING = 60.0  # seconds that nodes may take to join the cluster
 
 
 def the_ray() -> Any:
-    """The package. UserError where it is not installed."""
+    """The package. UserError where it is not installed.
+
+    It tells of dead workers on stdout, whatever it is asked to log; the pool tells of them itself.
+    """
+    environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
     try:
         return import_module("ray")
     except ImportError:
