@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,33 @@ def study_scale(found: Mapping[str, Any]) -> Iterator[str]:
         yield row(p["workers"], f"{p['hours']:.2f}", f"{p['ratio']:.2f}", f"{p['efficiency']:.1%}", *both)
 
 
-TABLES: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+def original(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the original study costs at its shape."""
+    guess = found["predicted"]
+    yield f"{found['machine']}; {found['items']} items, {found['rows']:,} rows of 128 new tokens in 64 steps,"
+    yield f"{found['canvas_tokens']:.0f} tokens a canvas in the mean."
+    yield ""
+    yield "| | seconds | a row | dollars at 2.99 an hour |"
+    yield "| --- | ---: | ---: | ---: |"
+    for name, one in (("predicted by `--dry-run` from four items", guess), ("measured", found)):
+        each = f"{one['seconds'] / one['rows']:.4f}"
+        yield row(name, f"{one['seconds']:.1f}", each, f"{one['dollars']:.2f}")
+
+
+def running(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows that enter a running batch, and those that wait for its end."""
+    yield "| mode | rows | rows a batch | seconds a row, waiting | running | waiting over running |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for one in found:
+        mode = {"none": "exact", "dual": "dual cache"}[one["cache"]] + f", T={one['temperature']:g}"
+        each = one["seconds a sequence"]
+        times = f"{each['waiting']:.4f}", f"{each['running']:.4f}", f"{one['faster']:.2f}"
+        yield row(mode, one["rows"], one["batch"], *times)
+
+
+TABLES: Mapping[str, Callable[[Any], Iterator[str]]] = {
     "speed-h200": speed, "train-speed": training, "train-scale": training_scale,
-    "scale-processes": study_scale,
+    "scale-processes": study_scale, "scale-ray": study_scale, "original": original, "running": running,
 }  # fmt: skip
 
 

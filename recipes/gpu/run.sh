@@ -9,8 +9,7 @@
 #             small     the family `small` from its GGUF file (--gguf FILE) to tables, its prefix repair included
 #   two GPUs  scale     a study on one and two of them through processes, a worker killed
 #             ray       the same through Ray (extra ray)
-#             sharded   training on one and two, data parallel and with the frozen weights in parts
-#             launched  the same step under `accelerate launch`
+#             launched  training under `accelerate launch` on one and two, data parallel and with the frozen weights in parts
 #
 # Random weights, no downloads; every step is under ten minutes but `original` and `small`. JSON lies in OUT/STEP.json and
 # becomes a table of docs/performance.md as docs/measured/NAME.json (recipes/performance_tables.py).
@@ -34,7 +33,6 @@ case $step in
   small) $python recipes/small/run.py all --out "$out/small" "$@" ;;
   scale) $python bench/scale.py --shape "$shape" "$@" > "$out/scale.json" ;;
   ray) RAY_AUTH_MODE=disabled $python bench/scale.py --shape "$shape" --backends ray "$@" > "$out/ray.json" ;;
-  sharded) $python -m triaxis.train.scale --shape "$shape" --processes 2 "$@" > "$out/sharded.json" ;;
   launched)
     $python -m triaxis.train.scale --shape "$shape" --processes 2 --launcher accelerate "$@" > "$out/launched.json"
     ;;
