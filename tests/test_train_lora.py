@@ -423,11 +423,31 @@ def test_the_command_shares_its_training_over_processes(tmp_path: Path) -> None:
     command += [x for s in ("steps=4", "batch=4", "warmup=0") for x in ("--set", s)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     made = {}
-    for name, launch, parts in (("one", [], 2), ("two", [*TWO, "--"], 1)):
-        given = ["--out", str(tmp_path / name), "--set", f"accumulate={parts}", "--json"]
+    for name, launch, parts, more in (
+        ("one", [], 2, []), ("two", [*TWO, "--"], 1, []), ("parts", [*TWO, "--"], 1, ["--sharded"]),
+    ):  # fmt: skip
+        given = ["--out", str(tmp_path / name), "--set", f"accumulate={parts}", "--json", *more]
         done = subprocess.run([*launch, *command, *given], env=environment, timeout=500, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         made[name] = json.loads(done.stdout)
-    one, two = (weights(tmp_path / n / "adapters" / "prefix-s0") for n in made)
-    assert all(torch.equal(one[k], two[k]) for k in one)
-    assert made["one"]["kind"] == made["two"]["kind"] == "prefix"
+    one, two, parts_ = (weights(tmp_path / n / "adapters" / "prefix-s0") for n in made)
+    assert all(torch.equal(one[k], two[k]) and torch.equal(one[k], parts_[k]) for k in one)
+    assert made["one"]["kind"] == made["two"]["kind"] == made["parts"]["kind"] == "prefix"
+
+
+@pytest.mark.parametrize(
+    ("more", "processes", "message"),
+    [([], "1", "needs several processes"), (["--dtype", "4bit"], "2", "weights in 4bit cannot be held in parts")],
+)
+def test_what_cannot_be_sharded_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str],
+    processes: str, message: str,
+) -> None:  # fmt: skip
+    from triaxis.cli import main
+
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(SystemExit) as e:
+        main(["train", "prefix", "--sharded", "--out", str(tmp_path / "new"), *more])
+    assert e.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

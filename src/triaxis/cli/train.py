@@ -67,7 +67,11 @@ def _judged(kind: str, text: str) -> None:
         control: Annotated[bool, typer.Option(help="Also train the control on bare prompts.")] = True,
         conditions: Annotated[str | None, typer.Option(help="Conditions of the evaluation; default: all.")] = None,
         out: Out = Path("runs") / kind, setting: Setting = None, device: Device = None, dtype: Dtype = None,
-        track: Track = "", json_: Json = False,
+        track: Track = "",
+        sharded: Annotated[
+            bool, typer.Option("--sharded", help="Under accelerate launch: each process holds a part of the weights.")
+        ] = False,
+        json_: Json = False,
     ) -> None:  # fmt: skip
         from triaxis.report.repair import markdown
         from triaxis.report.repairs import Repair, run_repair
@@ -76,7 +80,7 @@ def _judged(kind: str, text: str) -> None:
         wanted = Repair(
             kind=kind, recipe=recipe_of(kind, executor, setting), executor=executor, task=task, items=items, n=n,
             planners=TINY_PLANNERS if planners is None else names(planners), seeds=numbers(seeds), control=control,
-            device=device, dtype=dtype, conditions=names(conditions), tracker=track,
+            device=device, dtype=dtype, conditions=names(conditions), tracker=track, sharded=sharded,
         )  # fmt: skip
         with Bar() as bar:
             found = run_repair(wanted, out, bar)

@@ -29,7 +29,10 @@ PRESET = str(files("triaxis.train").joinpath("repairs.toml"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """What is trained and how it is judged. kind: prefix or trust. seeds: training seeds. items: training items."""
+    """What is trained and how it is judged. kind: prefix or trust. seeds: training seeds. items: training items.
+
+    sharded: each of several processes holds a part of the frozen weights, so nothing is decoded on the way.
+    """
 
     kind: str
     recipe: Recipe
@@ -45,6 +48,7 @@ class Repair:
     margin: float = repair.MARGIN
     conditions: tuple[str, ...] = ()
     tracker: str = ""
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         check_tracker(self.tracker)
@@ -57,8 +61,10 @@ def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, A
     the others return nothing.
     """
     from triaxis.models.load import find_device
-    from triaxis.train.runners import own_device, runner_on, started
+    from triaxis.train.runners import check_sharded, own_device, runner_on, started
 
+    if r.sharded:
+        check_sharded(started(), r.dtype)
     device = own_device(find_device(r.device))
     runner = runner_on(device)
     r = replace(r, device=str(device)) if started() > 1 else r
@@ -101,7 +107,7 @@ def train_one(r: Repair, kind: str, out: Path, seed: int, progress: Progress = s
         shutil.copytree(out / "plans" / kind, plans)
     folder = out / "adapters" / f"{kind}-s{seed}"
     made, recipe = _material(r, kind, executor, plans), replace(r.recipe, seed=seed)
-    _train(executor, recipe, made, folder, r.tracker, progress)
+    _train(replace(r, recipe=recipe), executor, made, folder, progress)
     return folder
 
 
@@ -170,12 +176,12 @@ def _material(r: Repair, kind: str, executor: Executor, plans: Path) -> Material
     )  # fmt: skip
 
 
-def _train(executor: Executor, recipe: Recipe, made: Material, folder: Path, tracker: str, progress: Progress) -> None:
-    """One adapter; its held-out questions are decoded on the way to hear a collapse."""
+def _train(r: Repair, executor: Executor, made: Material, folder: Path, progress: Progress) -> None:
+    """One adapter; its held-out questions are decoded on the way to hear a collapse, where the weights are whole."""
     from triaxis.train.fit import fit
     from triaxis.train.watch import watch
 
-    probe = watch(executor, made.held)
     fit(
-        executor, recipe, made.data, folder, held=made.held, card=made.card, probe=probe, note=progress, tracker=tracker
-    )
+        executor, r.recipe, made.data, folder, held=made.held, card=made.card, note=progress, tracker=r.tracker,
+        probe=None if r.sharded else watch(executor, made.held), sharded=r.sharded,
+    )  # fmt: skip

@@ -34,7 +34,7 @@ from triaxis.sampling.noise import stream_key
 from triaxis.train.data import Batch, Dataset, collate
 from triaxis.train.loss import Masking, Scored, mask_batch, scored_loss
 from triaxis.train.recipes import Recipe
-from triaxis.train.runners import Alone, runner_on, shard, way_of_running
+from triaxis.train.runners import Alone, check_sharded, runner_on, shard, way_of_running
 from triaxis.train.trackers import Track, tracking
 
 LOG_EVERY = 10
@@ -196,8 +196,8 @@ def _check_split(recipe: Recipe, runner: Alone, sharded: bool, probe: Probe | No
             f"training batch={recipe.batch} does not split into {parts} equal parts (accumulate={recipe.accumulate}, "
             f"processes={runner.processes}); choose a multiple"
         )
-    if sharded and runner.processes == 1:
-        raise UserError("sharded training needs several processes; start it with accelerate launch or torchrun")
+    if sharded:
+        check_sharded(runner.processes)
     if sharded and probe is not None:
         raise UserError("sharded training cannot decode on the way; give no probe")
 

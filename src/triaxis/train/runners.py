@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from triaxis.errors import UserError
 from triaxis.models.parts import Canvas, Decoder, Layer, RunLayer
+from triaxis.models.quantise import QUANTISED
 from triaxis.sampling.compiled import VERSIONS, Compiled
 
 PATIENCE = timedelta(hours=12)  # how long a process waits for another one, which may be sampling
@@ -157,6 +158,14 @@ def _again(run: RunLayer, layer: Layer, x: Tensor, *given: object) -> Tensor:
 
 
 # ---------------------------------------------------------------- frozen weights in parts
+
+
+def check_sharded(processes: int, dtype: str | None = None) -> None:
+    """UserError where there are no processes to share the weights, or weights that cannot be shared."""
+    if processes == 1:
+        raise UserError("sharded training needs several processes; start it with accelerate launch or torchrun")
+    if dtype in QUANTISED:
+        raise UserError(f"weights in {dtype} cannot be held in parts; give dtype bf16, or leave out sharded")
 
 
 def shard(network: Decoder, base: Decoder) -> None:
