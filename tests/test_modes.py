@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -20,9 +22,10 @@ from test_sampling import EOS, FAST, MASK, decode_of
 from torch import Tensor
 
 from triaxis.errors import UserError, override
+from triaxis.models.adapters import share
 from triaxis.models.parts import Layer
 from triaxis.sampling.denoise import choose, commit_sure
-from triaxis.sampling.executor import Executor
+from triaxis.sampling.executor import Executor, load_executor
 from triaxis.sampling.schedule import Decode
 
 
@@ -316,6 +319,31 @@ def test_what_cannot_be_graphed_is_not() -> None:
         assert graphs_of(network, override(Decode(), changes), 18, body) is None
     network.synchronises = True
     assert graphs_of(network, Decode(), 18, body) is None
+
+
+def test_a_network_and_its_graphs_go_when_nothing_else_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triaxis.sampling import denoise, graphs
+
+    def graphed(network: Any, device: object, job: Any) -> graphs.Graphs:
+        made = graphs.graphs_of(network, job.d, job.mask_id, job.whole_step)
+        assert made is not None
+        made.record = lambda run, _: run
+        return made
+
+    monkeypatch.setattr(denoise, "_graphs", graphed)
+    executor = load_executor("tiny", device="cpu")
+    d, mask = replace(executor.default_decode(), steps=6), executor.checkpoint.config.mask_token_id
+    executor.generate_ids([executor.prompt_ids("Tom has 3 apples.")], d)
+    network = executor.checkpoint.network
+    made = graphs.graphs_of(network, d, mask, lambda *_: None)
+    assert made is not None
+    assert made.made  # those of the row above
+    mounted = share(network)
+    assert graphs.graphs_of(mounted, d, mask, made.body) is not made  # type: ignore[arg-type]
+    held = ref(network), ref(mounted)
+    del network, mounted, executor, made
+    gc.collect()
+    assert [h() for h in held] == [None, None]
 
 
 def test_the_compiled_choice_is_the_plain_one() -> None:

@@ -5,6 +5,7 @@ No remote code, no pickle: a folder with only .bin or .pt weights is refused.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -191,6 +192,7 @@ def load_checkpoint(
     place = find_device(device)
     found, unneeded = _without_weights(spec, dtype, place.type, family)
     kind, network = _dtype(dtype, place.type), found.network
+    gc.collect()  # a network that was dropped holds itself by its graphs (sampling/graphs.py), and a GPU's memory
     put = quantised(network, kind, spec) if kind in QUANTISED else put_plain
     fields = read_config(found.folder)
     if RANDOM in fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -246,6 +247,7 @@ class Executor:
         except torch.OutOfMemoryError:
             pass  # the error holds the loop's tensors: it has to be gone before they are given back
         release(network)
+        gc.collect()  # other networks that were dropped
         torch.cuda.empty_cache()
         return False
 

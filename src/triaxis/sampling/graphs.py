@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -313,14 +313,27 @@ def cuda_graph(run: Callable[[], None], graphs: Graphs) -> Callable[[], None]:
 
 # ---------------------------------------------------------------- which network and protocol
 
-_KNOWN: WeakKeyDictionary[Decoder, dict[object, Graphs | None]] = WeakKeyDictionary()
+
+class _Known(dict[object, Graphs | None]):
+    """The graphs of one network by protocol. They hold the network, so it holds them, and they go together.
+
+    Who loads a network frees such circles first (`load_checkpoint`); a copied network has graphs of its own.
+    """
+
+    def __deepcopy__(self, memo: object) -> _Known:
+        return _Known()
+
+
+def _known(network: Decoder) -> _Known:
+    held: _Known = vars(network).setdefault("_graphs", _Known())
+    return held
 
 
 def graphs_of(network: Decoder, d: Decode, mask_id: int, body: Body) -> Graphs | None:
-    """The graphs of a network and protocol, kept while the network lives; None where steps cannot be graphed."""
+    """The graphs of a network and protocol, kept as long as the network; None where steps cannot be graphed."""
     if network.synchronises or network.shape.attend_block or d.by_confidence or d.cfg_scale > 0 or d.cache == "prefix":
         return None
-    known = _KNOWN.setdefault(network, {})
+    known = _known(network)
     where = next(network.parameters()).data_ptr()  # moved weights need new graphs
     key = (d.temperature, d.remasking, d.cache, d.block_length, d.gen_length, mask_id, where)  # not the steps
     if key not in known:
@@ -330,7 +343,7 @@ def graphs_of(network: Decoder, d: Decode, mask_id: int, body: Body) -> Graphs |
 
 def release(network: Decoder) -> None:
     """Give back what the network's graphs hold: they keep the memory of the largest batch they were made for."""
-    for graphs in filter(None, _KNOWN.get(network, {}).values()):
+    for graphs in filter(None, _known(network).values()):
         graphs.made.clear()
         graphs.seats.clear()
         graphs.lost.clear()
@@ -342,7 +355,7 @@ def release(network: Decoder) -> None:
 def give_up(network: Decoder, error: Exception) -> None:
     """After a failed capture or kernel: this network's steps run one after the other, by the layers as written."""
     warnings.warn(f"CUDA graphs and our own kernels are off: {cause_of(error)}", RuntimeWarning, stacklevel=2)
-    known = _KNOWN.setdefault(network, {})
+    known = _known(network)
     for key in known:
         known[key] = None
     network.synchronises = True
