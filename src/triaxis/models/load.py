@@ -192,7 +192,8 @@ def load_checkpoint(
     place = find_device(device)
     found, unneeded = _without_weights(spec, dtype, place.type, family)
     kind, network = _dtype(dtype, place.type), found.network
-    gc.collect()  # a network that was dropped holds itself by its graphs (sampling/graphs.py), and a GPU's memory
+    if place.type == "cuda":
+        gc.collect()  # a network that was dropped holds itself by its graphs (sampling/graphs.py), and its memory
     put = quantised(network, kind, spec) if kind in QUANTISED else put_plain
     fields = read_config(found.folder)
     if RANDOM in fields:
