@@ -346,3 +346,16 @@ def plain_name(name: str) -> bool:
         and "\x00" not in name
         and len(name.encode("utf-8", "replace")) <= 200
     )
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """A file of a study's folder, such as summary.json, as the one object it holds. UserError where it does not."""
+    try:
+        document = parse_json(read_text(path, "card"))
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror}); give the folder of a finished study") from None
+    except ValueError as e:
+        raise UserError(f"{path}: not JSON ({e})") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected one JSON object, as a study leaves it")
+    return document

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from triaxis.cli import app, complain, print_json
 from triaxis.cli.options import Alpha, Discordance, Filter, Id, Json, Metric, Task, assumed, columns
 from triaxis.errors import UserError
-from triaxis.limits import parse_json, read_text
+from triaxis.limits import read_card
 
 if TYPE_CHECKING:
     from triaxis.estimate.results import Results
@@ -187,7 +187,7 @@ def prereg_check(
 
     folder = study if study.is_dir() else study.parent
     rules = prereg.load(file)
-    found = prereg.check(rules.predictions, _summary(folder / "summary.json" if study.is_dir() else study))
+    found = prereg.check(rules.predictions, read_card(folder / "summary.json" if study.is_dir() else study))
     standing = prereg.standing(rules.digest, _stamp(folder))
     if json:
         outcomes = [o._asdict() for o in found]
@@ -199,18 +199,6 @@ def prereg_check(
         show.outcomes(rules.title, standing, found)
     if any(o.outcome == prereg.FAILS for o in found):
         raise typer.Exit(1)
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    try:
-        document = parse_json(read_text(path, "card"))
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror}); give the folder of a finished study") from None
-    except ValueError as e:
-        raise UserError(f"{path}: not JSON ({e})") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected one JSON object, the summary of a study")
-    return document
 
 
 def _stamp(folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from triaxis.errors import UserError
-from triaxis.limits import parse_json, read_text
+from triaxis.limits import read_card
 from triaxis.registry.records import AXES, Claim, Paper, Setup
 
 _PLACES = {"before": "before_question", "after": "after_question"}
@@ -24,7 +24,7 @@ def from_study(folder: Path, *, id: str, title: str = "") -> Paper:
     """The entry of a study folder. `id` as in the schema ("S1"). UserError where the folder is no finished study."""
     if not re.fullmatch("[A-Z][0-9]+[a-z]?", id):
         raise UserError(f"--id {id!r} is not of the form S1: one capital letter and a number")
-    summary, protocol = _json(folder / "summary.json"), _json(folder / "protocol.json")
+    summary, protocol = read_card(folder / "summary.json"), read_card(folder / "protocol.json")
     study = summary.get("study")
     if not isinstance(study, dict) or "conditions" not in summary or "axes" not in summary:
         raise UserError(f"{folder / 'summary.json'}: not a summary of triaxis diagnose; run the study to its end first")
@@ -57,18 +57,6 @@ def _entry(
         claims=claims,
         caveats=tuple(str(w if isinstance(w, str) else json.dumps(w)) for w in summary.get("warnings", ())),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        document = parse_json(read_text(path, "card"))
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror}); give the folder of a finished study") from None
-    except ValueError as e:
-        raise UserError(f"{path}: not JSON ({e})") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected one JSON object")
-    return document
 
 
 def _setup(study: Mapping[str, Any], protocol: Mapping[str, Any]) -> Setup:
