@@ -28,6 +28,7 @@ from triaxis.jobs import Arms, executor_card, jobs
 from triaxis.report.study import Study
 from triaxis.sampling import executor
 from triaxis.store import GradeRow, PlanRow, Row, Store
+from triaxis.tasks import load_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = {"steps": 12}
@@ -235,6 +236,25 @@ def test_grades_of_older_rules_are_made_again(mine: Path, monkeypatch: pytest.Mo
     (mine / "summary.json").unlink()
     SMALL.run(mine)
     assert contents(mine)[2] == grades
+
+
+def test_first_grades_outlive_an_interruption(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, _, grades = contents(done)
+    task = load_task(SMALL.task)
+    monkeypatch.setattr(triaxis.summary, "_TOGETHER", 4)
+    monkeypatch.setattr(triaxis.summary, "_STORED", 1)
+
+    def interrupt(what: str, at: int, total: int) -> None:
+        if at == 12:
+            raise KeyboardInterrupt
+
+    with Store(tmp_path / "rows.sqlite", write=True) as store:
+        store.append(rows)
+        with pytest.raises(KeyboardInterrupt):
+            triaxis.summary.grade(store, task, task.items(SMALL.n), interrupt)
+        assert len(store.grades()) == 12
+        triaxis.summary.grade(store, task, task.items(SMALL.n))
+        assert store.grades() == grades
 
 
 def test_regrade_restores_grades_and_asks_the_second_grader_or_not(mine: Path) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,11 @@ def grade(
 ) -> None:  # fmt: skip
     """Grade the stored rows of `items` that have no grade of this grader. Needs no model, and never all rows at once.
 
-    anew: every row; the result replaces all stored grades in one transaction, so a kill leaves the old ones.
+    anew: every row; the result replaces all stored grades in one transaction, so a kill leaves the old ones. First
+    grades are stored as they are made, and a kill leaves those.
     """
+    if store.get("grader") is None and not store.tally("grades").rows:
+        store.set("grader", GRADER)
     anew = anew or store.get("grader") != GRADER
     places = store.places(ungraded=not anew)
     made = _grades(store, places, task, {i.id: i for i in items}, second, progress)
@@ -53,12 +56,13 @@ def grade(
         store.replace_grades(chain.from_iterable(made))
         store.set("grader", GRADER)
     else:
-        for part in made:
-            store.append(part)
+        while parts := list(islice(made, _STORED)):
+            store.append(chain.from_iterable(parts))
     progress("grading", len(places), len(places))
 
 
-_TOGETHER = 500  # rows that are read, graded and written together
+_TOGETHER = 500  # rows that are read and graded together
+_STORED = 10  # such parts that are written together: what a kill costs
 
 
 def _grades(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from triaxis.models.parts import Layer
-
 MOST_KNOWN = 2048  # tokens of a vocabulary whose first projections are kept
 
 Stamp = list[tuple[Tensor, tuple[int, float]]]  # tensors, each with its version and its sum
+
+
+class First(Protocol):
+    """The first layer, as far as it matters here (`parts.Layer`)."""
+
+    parts: ClassVar[Mapping[str, str]]
+
+    def part(self, role: str) -> nn.Module: ...
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class Known:
@@ -23,7 +30,7 @@ class Known:
         self.stamp: Stamp = []
         self.tables: list[Tensor] = []
 
-    def of(self, weight_VD: Tensor, first: Layer, ids_BQ: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    def of(self, weight_VD: Tensor, first: First, ids_BQ: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """(B, Q, heads * E) each; None where they are to be computed. weight_VD: the embedding's."""
         on_cpu = weight_VD.device.type == "cpu" and not torch.is_grad_enabled()
         if not on_cpu or len(weight_VD) > MOST_KNOWN or "q" not in first.parts:

@@ -182,7 +182,7 @@ class _InParts:
 
     A layer's weights are views of its buffer once and for all: layer k always has buffer k modulo two, so what autograd
     saved in the forward pass is there again when the backward pass comes to it. While one layer computes, the weights
-    of the next one come, in either direction. Nothing is copied beside the gathering, as torch's `fully_shard` does.
+    of the next one come, in either direction. Gathering copies nothing else (torch's `fully_shard` does).
     """
 
     def __init__(self, network: Decoder, base: Decoder) -> None:
