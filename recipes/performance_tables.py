@@ -2,7 +2,8 @@
 
     python recipes/performance_tables.py [--check]
 
-A page marks where a table goes: `<!-- bench:NAME -->`, `<!-- bench:end -->`. --check: exit 1 where a page would change.
+A page marks where a table goes: `<!-- bench:NAME -->`, or `<!-- bench:NAME/TABLE -->` for another one of the same file,
+and `<!-- bench:end -->`. --check: exit 1 where a page would change.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKED = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- bench:([\w/-]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
 
 
 def row(*cells: object) -> str:
@@ -43,6 +44,32 @@ def speed(found: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"- {way}: {share:.1%} of tokens equal" for way, share in found["agreement"].items())
 
 
+def wanted(found: Mapping[str, Any]) -> Iterator[str]:
+    """What was asked for, beside what this run measured."""
+    timings = {(t["name"], t["batch"], t["temperature"]): t for t in found["timings"]}
+
+    def seconds(name: str, batch: int, heat: float = 0.0) -> float:
+        return float(timings[name, batch, heat]["seconds"])
+
+    def share(name: str, batch: int) -> str:
+        return f"{timings[name, batch, 0.0]['share']:.1%}"
+
+    def over(one: str, other: str, batch: int, digits: int = 2) -> str:
+        return f"{seconds(one, batch) / seconds(other, batch):.{digits}f}"
+
+    exact, dual = "engine", "engine, dual cache"
+    heat = ", ".join(f"{seconds(exact, n, 0.7) / seconds(exact, n):.3f}" for n in (16, 1))
+    yield "| | wanted | this run |"
+    yield "| --- | ---: | ---: |"
+    yield row("exact, batch 16 and 64, of the ceiling", "80 %", f"{share(exact, 16)}, {share(exact, 64)}")
+    yield row("exact, batch 16, against the reference at 16", "1.55", over("reference", exact, 16))
+    yield row("exact alone, against the reference alone", "6", over("reference", exact, 1))
+    yield row("T=.7 over T=0, batch 16 and alone", "1.05", heat)
+    yield row("ragged prompts, of the ceiling on useful tokens", "75 %", share("engine, ragged prompts", 16))
+    yield row("adapters on over off, batch 16", "1.08", over("engine, adapter on", exact, 16, 3))
+    yield row("dual cache against exact, batch 16 and 64", "5.5", f"{over(exact, dual, 16)}, {over(exact, dual, 64)}")
+
+
 def training(found: Mapping[str, Any]) -> Iterator[str]:
     """Tokens a second of adapter training."""
     yield f"{found['device']}; {found['ceiling_tflops']:.0f} TFLOP/s; rows of {found['row_tokens']} tokens."
@@ -52,6 +79,15 @@ def training(found: Mapping[str, Any]) -> Iterator[str]:
     for t in found["timings"]:
         shares = f"{t['share']:.0%}", f"{t['share_with_repeats']:.0%}"
         yield row(t["name"], t["batch"], f"{t['tokens_per_second']:,.0f}", *shares, f"{t['memory_gb']:.1f}")
+
+
+def recipes(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the published recipes take at the speed of their own batch."""
+    yield "| recipe | steps of rows | million tokens | minutes | dollars at 2.99 an hour |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for r in found["recipes"]:
+        size = f"{r['steps']:,} of {r['batch']}"
+        yield row(r["recipe"], size, f"{r['tokens'] / 1e6:.2f}", f"{60 * r['hours']:.1f}", f"{2.99 * r['hours']:.2f}")
 
 
 def training_scale(found: Mapping[str, Any]) -> Iterator[str]:
@@ -123,8 +159,9 @@ def running(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 TABLES: Mapping[str, Callable[[Any], Iterator[str]]] = {
-    "speed-h200": speed, "train-speed": training, "train-scale": training_scale,
-    "scale-processes": study_scale, "scale-ray": study_scale, "original": original, "running": running,
+    "speed-h200": speed, "speed-h200/wanted": wanted, "original": original, "running": running,
+    "train-speed": training, "train-speed/recipes": recipes, "train-scale": training_scale,
+    "scale-processes": study_scale, "scale-ray": study_scale,
 }  # fmt: skip
 
 
@@ -132,7 +169,9 @@ def written(text: str) -> str:
     """A page with its tables as measured."""
 
     def table(mark: re.Match[str]) -> str:
-        found = json.loads((ROOT / "docs" / "measured" / f"{mark[2]}.json").read_text(encoding="utf-8"))
+        found = json.loads(
+            (ROOT / "docs" / "measured" / f"{mark[2].partition('/')[0]}.json").read_text(encoding="utf-8")
+        )
         return mark[1] + "\n".join(TABLES[mark[2]](found)) + "\n" + mark[3]
 
     return MARKED.sub(table, text)

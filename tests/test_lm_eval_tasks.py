@@ -112,6 +112,7 @@ def test_a_study_on_a_harness_task(file: Path, tmp_path: Path) -> None:
      ("metric: exact_match", "metric: exact_mtch", "did you mean 'exact_match'"),
      ("{{question}}", "{{question.__class__.__mro__}}", "cannot be rendered"),
      ("{{question}}", "{{question", "cannot be rendered"),
+     ("{{question}}", "{{'x' * 10**15}}", r"cannot be rendered \(MemoryError\)"),
      ("{{question}}", "{{nothing.there}}", "cannot be rendered"),
      ("test_split: test", "test_split: test\nprocess_docs: utils.x", "unknown setting 'process_docs'"),
      ("dataset_path: json", "dataset_path: json.py", "data sets that are scripts are not used"),

@@ -211,7 +211,7 @@ def _renderer(path: Path, template: str) -> Callable[[Mapping[str, Any]], str]:
     """A template of a document, in the sandbox; a bare name is a field."""
 
     def refuse(e: Exception) -> UserError:
-        return UserError(f"{path}: template {template[:80]!r} cannot be rendered ({e})")
+        return UserError(f"{path}: template {template[:80]!r} cannot be rendered ({str(e) or type(e).__name__})")
 
     try:
         made = import_module("jinja2.sandbox").ImmutableSandboxedEnvironment().from_string(template)
