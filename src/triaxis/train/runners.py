@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
 from os import environ
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -181,28 +181,29 @@ class _InParts:
     """Runs the layers of a network whose frozen weights are gathered into one of two buffers while they are used.
 
     A layer's weights are views of its buffer once and for all: layer k always has buffer k modulo two, so what autograd
-    saved in the forward pass is there again when the backward pass comes to it. While one layer computes, the weights
-    of the next one come, in either direction. Gathering copies nothing else (torch's `fully_shard` does).
+    saved in the forward pass is there again when the backward pass comes to it. They lie there as they lay before, side
+    by side where they did, so that products are the same. While one layer computes, the weights of the next one come,
+    in either direction. Gathering copies nothing else (torch's `fully_shard` does).
     """
 
     def __init__(self, network: Decoder, base: Decoder) -> None:
         self.run, self.number = network.run_layer, {layer: k for k, layer in enumerate(network.layers())}
         self.mine, laid, n = list[Tensor](), list[list[_Place]](), dist.get_world_size()
         for mine, its in zip(self.number, base.layers(), strict=True):
-            mine.unfuse()
+            places, size = _places(mine)
+            self.mine.append(_part(places, size))
+            laid.append(places)
             its.unfuse()
-            part, places = _split(mine)
             _give_up(its)
             for p in places:
-                p.owner._parameters[p.name] = None  # freed before the next layer is split
-            self.mine.append(part)
-            laid.append(places)
+                p.table[p.name] = None  # freed before the next layer is split
         longest = n * max(len(part) for part in self.mine)
         buffers = [self.mine[0].new_empty(longest) for _ in range(BUFFERS)]
         self.whole = [buffers[k % BUFFERS][: n * len(part)] for k, part in enumerate(self.mine)]
         for whole, places in zip(self.whole, laid, strict=True):
             for p in places:  # `.data`: autograd must not count the gathering as a change of what it saved
-                p.owner._parameters[p.name] = nn.Parameter(_weight(whole, p).data, requires_grad=False)
+                weight = p.of(whole).data
+                p.table[p.name] = nn.Parameter(weight, requires_grad=False) if p.trains else weight
         self.held: list[int] = [-1] * BUFFERS  # the layer whose weights are in each buffer, or on their way there
         self.coming: list[dist.Work | None] = [None] * BUFFERS
 
@@ -244,38 +245,67 @@ class _Passed(torch.autograd.Function):
 
 
 class _Place(NamedTuple):
-    """Where a weight lies in its layer's bytes."""
+    """Where a frozen tensor lies in the bytes of its layer."""
 
-    owner: nn.Module
+    table: dict[str, Any]  # of its module, where it is `name`
     name: str
+    trains: bool  # a parameter; else a buffer
     start: int
     shape: torch.Size
+    stride: tuple[int, ...]
     dtype: torch.dtype
-    nbytes: int
+
+    def of(self, whole: Tensor) -> Tensor:
+        """The tensor in those bytes."""
+        return whole.view(self.dtype).as_strided(self.shape, self.stride, self.start // self.dtype.itemsize)
 
 
-def _split(layer: nn.Module) -> tuple[Tensor, list[_Place]]:
-    """This process's part of the bytes of a layer's frozen weights, and where each lies in all of them."""
-    places, at = list[_Place](), 0
-    for owner in layer.modules():
-        for name, w in owner._parameters.items():
-            if w is not None and not w.requires_grad:
-                if type(w) is not nn.Parameter:
-                    raise UserError(
-                        f"weights of type {type(w).__name__} cannot be held in parts; train without sharded"
-                    )
-                places.append(_Place(owner, name, at, w.shape, w.dtype, w.nbytes))
-                at += -(-w.nbytes // ALIGNED) * ALIGNED
+def _places(layer: nn.Module) -> tuple[list[_Place], int]:
+    """The frozen tensors of a layer in one row of bytes, and its length; tensors of one storage lie as there."""
+    frozen = [
+        (table, name, t)
+        for m in layer.modules()
+        for table in (m._parameters, m._buffers)
+        for name, t in table.items()
+        if t is not None and t.numel() and not t.requires_grad
+    ]
+    used: dict[int, tuple[int, int]] = {}  # storage -> the bytes of it that are used
+    for _, _, t in frozen:
+        if type(t) not in (nn.Parameter, Tensor):
+            raise UserError(f"weights of type {type(t).__name__} cannot be held in parts; train without sharded")
+        low, high = used.get(_storage(t), _span(t))
+        first, last = _span(t)
+        used[_storage(t)] = min(first, low), max(last, high)
+    shift, size = dict[int, int](), 0
+    for key, (low, high) in used.items():
+        shift[key] = size - low
+        size += -(-(high - low) // ALIGNED) * ALIGNED
+    places = [
+        _Place(table, name, isinstance(t, nn.Parameter), shift[_storage(t)] + _span(t)[0], t.shape, t.stride(), t.dtype)
+        for table, name, t in frozen
+    ]
+    return places, size
+
+
+def _storage(t: Tensor) -> int:
+    return t.untyped_storage().data_ptr()
+
+
+def _span(t: Tensor) -> tuple[int, int]:
+    """The first byte of its storage that a tensor uses, and the one after its last."""
+    first = int(t.storage_offset())
+    last = first + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
+    return first * t.itemsize, last * t.itemsize
+
+
+def _part(places: list[_Place], size: int) -> Tensor:
+    """This process's part of those bytes, filled up to parts of one length."""
     n = dist.get_world_size()
-    size = -(-at // (n * ALIGNED)) * ALIGNED
-    whole = torch.zeros(n * size, dtype=torch.uint8, device=next(layer.parameters()).device)
+    each = -(-size // (n * ALIGNED)) * ALIGNED
+    whole = torch.zeros(n * each, dtype=torch.uint8, device=places[0].table[places[0].name].device)
     for p in places:
-        _weight(whole, p).copy_(cast(Tensor, p.owner._parameters[p.name]))
-    return whole.view(n, size)[dist.get_rank()].clone(), places
-
-
-def _weight(whole: Tensor, p: _Place) -> Tensor:
-    return whole[p.start : p.start + p.nbytes].view(p.dtype).view(p.shape)
+        p.of(whole).copy_(p.table[p.name])
+    return whole.view(n, each)[dist.get_rank()].clone()
 
 
 def _give_up(module: nn.Module) -> None:
