@@ -61,7 +61,8 @@ def run_repair(r: Repair, out: Path, progress: Progress = silent) -> dict[str, A
     the others return nothing.
     """
     from triaxis.models.load import find_device
-    from triaxis.train.runners import check_sharded, own_device, runner_on, started
+    from triaxis.train.runners import own_device, runner_on, started
+    from triaxis.train.sharded import check_sharded
 
     if r.sharded:
         check_sharded(started(), r.dtype)

@@ -34,7 +34,8 @@ from triaxis.sampling.noise import stream_key
 from triaxis.train.data import Batch, Dataset, collate
 from triaxis.train.loss import Masking, Scored, mask_batch, scored_loss
 from triaxis.train.recipes import Recipe
-from triaxis.train.runners import Alone, check_sharded, runner_on, shard, way_of_running
+from triaxis.train.runners import Alone, runner_on, way_of_running
+from triaxis.train.sharded import check_sharded, shard
 from triaxis.train.trackers import Track, tracking
 
 LOG_EVERY = 10
