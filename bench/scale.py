@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,6 @@ class Pass:
     chunk_seconds: tuple[float, ...]
     driver_seconds: float  # of the driver: its processor's, and those it waited for the disk
     deaths: int
-
-    def plain(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "chunk_seconds"}
 
 
 def main() -> int:
@@ -132,7 +129,7 @@ def measure(study: Study, out: Path, compute: Compute, a: argparse.Namespace) ->
     same = [equal(rows, again), equal(rows, third)]
     return {
         "ready_seconds": round(ready, 2), "warm_seconds": round(warm, 2),
-        "passes": [p.plain() for p in (one, many, killed)],
+        "passes": [asdict(p) for p in (one, many, killed)],
         "ratio": round(many.rows_per_second / one.rows_per_second, 3),
         "identical": same == [len(rows)] * 2, "rows": len(rows), "equal_rows": same, "restarts": restart,
         "lost_or_doubled": len({r.id for r in rows} ^ {r.id for r in third}) + len(third) - len({r.id for r in third}),
