@@ -140,11 +140,11 @@ def original(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['machine']}; {found['items']} items, {found['rows']:,} rows of 128 new tokens in 64 steps,"
     yield f"{found['canvas_tokens']:.0f} tokens a canvas in the mean."
     yield ""
-    yield "| | seconds | a row | dollars at 2.99 an hour |"
-    yield "| --- | ---: | ---: | ---: |"
+    yield "| | seconds | a row | TFLOP/s | dollars at 2.99 an hour |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
     for name, one in (("predicted by `--dry-run` from four items", guess), ("measured", found)):
-        each = f"{one['seconds'] / one['rows']:.4f}"
-        yield row(name, f"{one['seconds']:.1f}", each, f"{one['dollars']:.2f}")
+        each, work = f"{one['seconds'] / one['rows']:.4f}", f"{guess['flops'] / one['seconds'] / 1e12:.0f}"
+        yield row(name, f"{one['seconds']:.1f}", each, work, f"{one['dollars']:.2f}")
 
 
 def running(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
