@@ -23,6 +23,7 @@ from torch import nn
 
 import triaxis as tx
 from triaxis.conditions import Prompt
+from triaxis.errors import script
 from triaxis.models.adapters import save_adapter, target_pattern
 from triaxis.models.targets import choose
 from triaxis.train.data import Dataset, Example, Span, collate, encode
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

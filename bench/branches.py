@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from dataclasses import replace
 
+from triaxis.errors import script
 from triaxis.sampling.executor import load_executor
-from triaxis.sampling.noise import stream_key
+from triaxis.streams import stream_key
 from triaxis.tasks import load_task
 
 
@@ -49,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from triaxis.conditions import Condition, load_preset
+from triaxis.errors import script
 from triaxis.store import GradeRow, PlanRow, Row, Store, identity
 
 BRANCHES, SEEDS, PLANNER = 5, (0, 1, 2), "tiny-planner-l"
@@ -191,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

@@ -22,6 +22,7 @@ from scale import machine
 
 from triaxis.cli.scale import forecast
 from triaxis.cost import dollars
+from triaxis.errors import script
 from triaxis.models.random import write_random
 from triaxis.sampling.speed import SHAPES
 from triaxis.store import Store
@@ -92,4 +93,4 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 
 from triaxis.conditions import Prompt
+from triaxis.errors import script
 from triaxis.sampling.executor import load_executor
-from triaxis.sampling.noise import stream_key
+from triaxis.streams import stream_key
 from triaxis.tasks import load_task
 from triaxis.tracing import record
 
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from triaxis.errors import override
+from triaxis.errors import override, script
 from triaxis.sampling.denoise import Moment, denoise
 from triaxis.sampling.speed import PROTOCOL, SHAPES, best_of, random_network, share_equal
 
@@ -125,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

@@ -30,7 +30,7 @@ from typing import Any
 
 from triaxis.compute import Compute
 from triaxis.compute.pool import Pool
-from triaxis.errors import UserError
+from triaxis.errors import UserError, script
 from triaxis.estimate.scaling import Workload, predict, scaled
 from triaxis.jobs import silent
 from triaxis.models.random import write_random
@@ -268,4 +268,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

@@ -28,6 +28,7 @@ from typing import Any
 
 from triaxis.compute import Chunk, Compute, Crew, Place, backend
 from triaxis.compute.pool import Pool
+from triaxis.errors import script
 from triaxis.estimate.columns import once
 from triaxis.estimate.scaling import Workload, predict, shape_of
 from triaxis.gather import gather
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

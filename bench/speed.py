@@ -9,6 +9,7 @@ The loop it is measured against is `triaxis/sampling/reference.py`: LLaDA's gene
 
 import sys
 
+from triaxis.errors import script
 from triaxis.sampling.speed import main
 
-sys.exit(main())
+sys.exit(script(main))

@@ -157,7 +157,7 @@ def test_names_with_brackets_are_shown_as_they_are(run, tmp_path):
         (("power", "--n", "many"), "--n"),
         (("prereg", "check", "none.toml", "."), "none.toml: cannot be read"),
         (("registry", "show", "L0"), "no paper in the registry"),
-        (("registry", "add", "nowhere"), "cannot be read"),
+        (("registry", "add", "nowhere"), "there is no such file; give the folder of a finished study"),
         (("registry", "compare", "--axis", "x"), "no axis named 'x'"),
         (("factorial",), "--factors a,b"),
         (("compare", "--no-such-option"), "no-such-option"),

@@ -17,11 +17,12 @@ from endpoint_server import Server, says, serving
 from triaxis.errors import UserError
 from triaxis.models.endpoint import EndpointPlanner, Patience, _retry_after, find_key, open_endpoint, parse
 from triaxis.models.planner import load_planner
-from triaxis.models.writer import Writing, Written, stream_key
+from triaxis.models.writer import Writing, Written
 from triaxis.plans import bank
 from triaxis.plans.sources import Maker
 from triaxis.sampling.executor import Executor
 from triaxis.store import Store
+from triaxis.streams import stream_key
 from triaxis.tasks import load_task
 
 KEY = "sk-made-up-0123456789abcdef"

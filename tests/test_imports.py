@@ -41,7 +41,7 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("estimate",),
     ("registry",),
     ("salvage", "seals", "exchange", "protocol"),
-    ("store", "migrations", "checksums", "cost", "limits", "errors", "version"),
+    ("store", "migrations", "checksums", "cost", "limits", "errors", "streams", "version"),
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(HOME.rglob("*.py"))

@@ -26,11 +26,12 @@ from triaxis.models.causal import CausalPlanner, _Draws
 from triaxis.models.folder import find_folder
 from triaxis.models.gguf import find_file, read_header
 from triaxis.models.planner import check_planner, load_planner
-from triaxis.models.writer import PLAN_PROMPT, Writer, Writing, Written, stream_key, uniform
+from triaxis.models.writer import PLAN_PROMPT, Writer, Writing, Written
 from triaxis.plans.files import check_bank, open_bank
 from triaxis.plans.self_plan import self_planner
 from triaxis.plans.sources import planner_table
 from triaxis.sampling.executor import Executor
+from triaxis.streams import stream_key, uniform
 from triaxis.tasks import load_task
 
 QUESTIONS = [i.question for i in load_task("gradeschool").items(12)]

@@ -23,8 +23,9 @@ from torch import Tensor
 from triaxis.errors import UserError, override
 from triaxis.sampling.denoise import choose, commit
 from triaxis.sampling.executor import Executor
-from triaxis.sampling.noise import ORDER, TOKENS, stream_key, uniforms
+from triaxis.sampling.noise import ORDER, TOKENS, uniforms
 from triaxis.sampling.schedule import Decode
+from triaxis.streams import stream_key
 
 RECORDS = json.loads((PARITY / "recorded.json").read_text())["generate"]
 EXACT = [r for r in RECORDS if r["sampler"] == "LLaDA generate.py"]

@@ -332,6 +332,18 @@ def test_layers_are_kept_from_the_front(tmp_path: Path) -> None:
     assert run("prepare", "--out", tmp_path, "--gguf", tmp_path / "made.gguf", "--layers", 9) == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(["prepare", "--gguf", "nowhere.gguf"], "no such file"), (["write"], "run the stage eval first")],
+)
+def test_a_stage_that_cannot_begin_says_why_in_one_line(tmp_path: Path, given: list[str], message: str) -> None:
+    script = str(ROOT / "recipes" / "small" / "run.py")
+    done = subprocess.run([sys.executable, script, *given, "--out", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_the_whole_recipe_at_toy_scale(tmp_path: Path) -> None:
     """Every stage of recipes/small/run.py on a made-up model, its archive, and the tables made from it elsewhere."""

@@ -24,8 +24,8 @@ from triaxis.errors import UserError
 from triaxis.models.adapters import linear_names, save_adapter, target_pattern
 from triaxis.report.trace import trace_page
 from triaxis.sampling.executor import Executor, load_executor
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
+from triaxis.streams import stream_key
 from triaxis.tracing import Trace, alarms, divergence, read_jsonl, record, to_jsonl
 
 QUESTION = "Tom has 12 pens. Tom finds 7 more pens. How many pens are there?"

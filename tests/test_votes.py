@@ -19,9 +19,9 @@ from triaxis.estimate import votes
 from triaxis.estimate.quorum import Stop, flip_chance
 from triaxis.estimate.rerank import gap_closure, rerank
 from triaxis.estimate.votes import Ballots, elect
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
 from triaxis.sampling.vote import quorum_vote
+from triaxis.streams import stream_key
 from triaxis.tasks import load_task
 
 SYMBOLS = ["", "a", "b", "c", "d"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from triaxis import branching
+from triaxis.errors import script
 from triaxis.study import Study
 from triaxis.summary import regrade
 
@@ -242,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

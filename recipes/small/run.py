@@ -29,6 +29,7 @@ from typing import Any
 
 import tables
 
+from triaxis.errors import UserError, script
 from triaxis.study import Study
 
 SEEDS = (0, 1, 2)
@@ -182,7 +183,7 @@ def evaluated(a: argparse.Namespace) -> dict[str, Any]:
     try:
         return dict(json.loads((a.out / "eval.json").read_text(encoding="utf-8")))
     except OSError:
-        raise SystemExit(f"{a.out / 'eval.json'} is not there: run the stage eval first") from None
+        raise UserError(f"{a.out / 'eval.json'} is not there: run the stage eval first") from None
 
 
 def axes(a: argparse.Namespace, clock: Clock) -> None:
@@ -409,4 +410,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

@@ -1,4 +1,4 @@
-"""Errors a user can act on, and the two helpers that make them: name lookup and settings override.
+"""Errors a user can act on, and the helpers that make and show them: name lookup, settings override, a script's exit.
 
 Knows nothing of models, tasks or statistics. Everything may import it; it imports nothing of ours.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -80,3 +81,12 @@ def override(settings: S, changes: Mapping[str, object]) -> S:
         if name not in known:
             raise UserError(f"unknown setting {name!r} of {type(settings).__name__}{suggest(name, known)}")
     return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+
+
+def script(main: Callable[[], int | None]) -> int:
+    """Run a script; its exit code. A UserError is one line on stderr and 2."""
+    try:
+        return main() or 0
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2

@@ -101,6 +101,7 @@ class Completing:
     adapter: str
 
     def run(self, models: Models, items: Sequence[Work]) -> list[Completion]:
+        """The completions of the items, in their order."""
         found: dict[int, Completion] = {}
 
         def take(places: list[int], made: list[Completion]) -> None:

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from triaxis.errors import UserError, override
 from triaxis.sampling.executor import Completion, Executor, load_executor
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
+from triaxis.streams import stream_key
 
 try:
     LM: Any = import_module("lm_eval.api.model").LM

@@ -141,7 +141,7 @@ class Job:
 
 def jobs(arms: Arms, condition: Condition, bank: Bank) -> Iterator[Job]:
     """All rows of one condition, as jobs. A row's id hashes everything that can change it."""
-    from triaxis.sampling.noise import stream_key
+    from triaxis.streams import stream_key
 
     decodes = [arms.decode(condition, b) for b in range(condition.branches)]
     scaffolds = [_scaffold(condition, b) for b in range(condition.branches)]

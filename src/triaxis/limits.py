@@ -348,14 +348,20 @@ def plain_name(name: str) -> bool:
     )
 
 
-def read_card(path: Path) -> dict[str, Any]:
-    """A file of a study's folder, such as summary.json, as the one object it holds. UserError where it does not."""
+def read_card(path: Path, remedy: str = "give the folder of a finished study") -> dict[str, Any]:
+    """A study's summary.json or protocol.json. UserError where it is not one JSON object of finite numbers."""
     try:
-        document = parse_json(read_text(path, "card"))
+        found = parse_json(read_text(path, "card"), parse_constant=_refuse)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; {remedy}") from None
     except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror}); give the folder of a finished study") from None
+        raise UserError(f"{path}: cannot read ({e.strerror})") from None
     except ValueError as e:
-        raise UserError(f"{path}: not JSON ({e})") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected one JSON object, as a study leaves it")
-    return document
+        raise UserError(f"{path}: damaged, not JSON ({e}); {remedy}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged, not a JSON object; {remedy}")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")

@@ -123,7 +123,7 @@ def record(
     executor: with its adapter schedule on. top: alternatives kept at each commit. UserError for a prompt or a protocol
     the executor cannot take, or top < 1.
     """
-    from triaxis.sampling.noise import stream_key
+    from triaxis.streams import stream_key
 
     if top < 1:
         raise UserError(f"--top {top}: keep at least 1 alternative")

@@ -136,6 +136,7 @@ class OnRay:
         return sizes
 
     def start(self, crew: Crew, number: int) -> Worker:
+        """An actor of the crew, wherever the cluster has room; it is never restarted by Ray itself."""
         options: dict[str, Any] = {
             "num_cpus": self.cpu, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"
         }  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Any
 from triaxis.errors import UserError
 from triaxis.limits import open_safetensors
 from triaxis.models.folder import find_folder, fingerprint, open_tokenizer, read_config, weight_files
-from triaxis.models.writer import Writer, Writing, Written, uniform
+from triaxis.models.writer import Writer, Writing, Written
+from triaxis.streams import uniform
 
 
 @dataclass(frozen=True)

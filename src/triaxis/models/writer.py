@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from triaxis.errors import UserError, override
+from triaxis.streams import stream_key
 
 if TYPE_CHECKING:
     from typing import Self
@@ -114,17 +115,6 @@ class Planner(Protocol):
     def write(self, questions: Sequence[str]) -> list[Written]:
         """One plan a question, in order."""
         ...
-
-
-def stream_key(*parts: object) -> int:
-    """A 63-bit key from what names a random stream, such as (seed, question)."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
-
-
-def uniform(key: int, step: int) -> float:
-    """The draw in [0, 1) of one stream at one step. A hash, so that it depends on nothing else, torch included."""
-    digest = hashlib.sha256(f"{key}/{step}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triaxis.errors import UserError
-from triaxis.limits import parse_json, read_text
+from triaxis.limits import parse_json, read_card
 
 if TYPE_CHECKING:
     from triaxis.report.flips import Flips
@@ -31,8 +31,8 @@ def cards(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The summary and the protocol card of a study's folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the folder that triaxis diagnose --out wrote")
-    summary = _json(folder / "summary.json", "run triaxis diagnose to its end, or triaxis grade to make it again")
-    protocol = _json(folder / "protocol.json", "run triaxis diagnose on this folder again to write it")
+    summary = read_card(folder / "summary.json", "run triaxis diagnose to its end, or triaxis grade to make it again")
+    protocol = read_card(folder / "protocol.json", "run triaxis diagnose on this folder again to write it")
     check_summary(summary, folder / "summary.json")
     check_protocol(protocol, folder / "protocol.json")
     mine, other = summary["study"]["protocol_hash"], protocol["protocol_hash"]
@@ -130,21 +130,3 @@ def write_bytes(path: Path, content: bytes) -> None:
         scratch.replace(path)
     except OSError as e:
         raise UserError(f"{path}: cannot write ({e.strerror})") from None
-
-
-def _json(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        found = parse_json(read_text(path, "card"), parse_constant=_refuse)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; {remedy}") from None
-    except OSError as e:
-        raise UserError(f"{path}: cannot read ({e.strerror})") from None
-    except ValueError as e:
-        raise UserError(f"{path}: damaged, not JSON ({e}); {remedy}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: damaged, not a JSON object; {remedy}")
-    return found
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from triaxis.errors import UserError, override
 from triaxis.estimate.paired import Estimate, paired, tango
 from triaxis.sampling.executor import Completion, Executor
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
+from triaxis.streams import stream_key
 
 # Mode -> what it changes in the exact protocol. "fewer steps" is exact decoding of another, cheaper protocol.
 MODES: Mapping[str, Mapping[str, object]] = {

@@ -20,9 +20,9 @@ from triaxis.models.schedules import Schedule, conductor
 from triaxis.sampling.cache import fitting_tokens
 from triaxis.sampling.denoise import denoise
 from triaxis.sampling.graphs import release
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.rows import Denoised
 from triaxis.sampling.schedule import Decode
+from triaxis.streams import stream_key
 
 Work = tuple[tuple[int, ...], int, str]  # a prompt, its stream key (0 where nothing is drawn), its adapter schedule
 

@@ -6,17 +6,10 @@ share, so a row's draws do not change with its batch, its order, its device or i
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
 TOKENS, ORDER = 1, 2  # streams: noise on the logits, noise on the order of commitment
-
-
-def stream_key(*parts: object) -> int:
-    """A 63-bit key from what names a stream, such as (seed, item, branch)."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
 def _signed(x: int) -> int:

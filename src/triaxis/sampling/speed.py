@@ -23,15 +23,16 @@ import torch
 from torch import Tensor
 
 from triaxis.cost import Sizes, decode_flops
-from triaxis.errors import UserError, lookup
+from triaxis.errors import UserError, lookup, script
 from triaxis.models.adapters import Adapter, Mounted, Pair, mount
 from triaxis.models.llada import LladaConfig, LladaNetwork
+from triaxis.models.load import find_device
 from triaxis.models.quantise import four_bit
 from triaxis.models.random import fill_random, put_plain
 from triaxis.sampling.denoise import denoise
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.reference import PlainLlada, generate
 from triaxis.sampling.schedule import Decode
+from triaxis.streams import stream_key
 
 SHAPES: dict[str, LladaConfig] = {
     name: LladaConfig(
@@ -420,15 +421,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Time a shape without the rest of the package's dependencies."""
     parser = argparse.ArgumentParser(description="Seconds a sequence of a model shape with random weights.")
     parser.add_argument("--shape", default="llada-8b", choices=sorted(SHAPES))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--quick", action="store_true", help="few layers and steps: does everything run?")
     parser.add_argument("--budget", type=float, default=420.0, help="start no new case after so many seconds")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
     asked = parser.parse_args(argv)
-    report = of_shape(asked.shape, device=torch.device(asked.device), quick=asked.quick, budget=asked.budget)
+    report = of_shape(asked.shape, device=find_device(asked.device), quick=asked.quick, budget=asked.budget)
     sys.stdout.write((json.dumps(report.plain()) if asked.json else table(report)) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

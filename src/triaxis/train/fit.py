@@ -30,7 +30,7 @@ from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.adapters import replace_file, save_adapter, share, swap
 from triaxis.models.targets import choose, coverage
 from triaxis.sampling.executor import Executor
-from triaxis.sampling.noise import stream_key
+from triaxis.streams import stream_key
 from triaxis.train.data import Batch, Dataset, collate
 from triaxis.train.loss import Masking, Scored, mask_batch, scored_loss
 from triaxis.train.recipes import Recipe

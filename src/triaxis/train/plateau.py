@@ -21,8 +21,8 @@ from triaxis.errors import UserError, lookup
 from triaxis.estimate.factorial import Attribution, attribute
 from triaxis.estimate.paired import Estimate, contrast, finish, paired
 from triaxis.estimate.votes import majority, oracle_vote
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import Decode
+from triaxis.streams import stream_key
 from triaxis.train.distil import (
     MIXTURE,
     Distil,

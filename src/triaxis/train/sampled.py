@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from triaxis.estimate.votes import Ballots
 from triaxis.models.schedules import Schedule
-from triaxis.sampling.noise import stream_key
 from triaxis.sampling.schedule import ENGINE, Decode
 from triaxis.store import Row, Store, identity
+from triaxis.streams import stream_key
 from triaxis.tasks.grading import grade_many
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from triaxis.cost import dollars, training_flops
-from triaxis.errors import UserError, lookup
+from triaxis.errors import UserError, lookup, script
 from triaxis.models.card import card
 from triaxis.models.load import Checkpoint, find_device
 from triaxis.models.quantise import four_bit
@@ -378,4 +378,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))
