@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 import math_verify  # noqa: F401
 import matplotlib.figure  # noqa: F401
 
+from triaxis.errors import UserError
 from triaxis.plans import bank  # noqa: F401
 from triaxis.report import page  # noqa: F401
 from triaxis.report.study import Study
@@ -63,6 +65,17 @@ def run(study: Study, out: Path, delay: float | None) -> tuple[bool, int]:
     return killed, int(lines[-1]) if lines else 0
 
 
+def rows_in(out: Path) -> int:
+    """Rows of a run killed at any moment: none too where it had only made the file, or not even that."""
+    try:
+        with Store(out / "rows.sqlite", write=False) as store:
+            return len(store.row_ids())
+    except UserError as e:
+        if not re.search("no such file|no study was started", str(e)):
+            raise
+        return 0
+
+
 def main(folder: Path, study: Study, kills: int, key: int) -> None:
     load = executor.load_executor
     executor.load_executor = lambda *a, **k: executor.Executor(
@@ -77,12 +90,7 @@ def main(folder: Path, study: Study, kills: int, key: int) -> None:
         out = folder / f"killed{ended}"
         was_killed, acknowledged = run(study, out, rng.uniform(0, 0.7 * whole))
         killed, ended = killed + was_killed, ended + (not was_killed)
-        store = out / "rows.sqlite"
-        present = 0
-        if store.is_file() and store.stat().st_size:
-            with Store(store, write=False) as s:
-                present = len(s.row_ids())
-        line = {"folder": out.name, "killed": was_killed, "acknowledged": acknowledged, "present": present}
+        line = {"folder": out.name, "killed": was_killed, "acknowledged": acknowledged, "present": rows_in(out)}
         print(json.dumps(line), flush=True)
     run(study, folder / f"killed{ended}", None)
 
