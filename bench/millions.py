@@ -37,7 +37,7 @@ SUMMARY = """
 import json, sys
 from pathlib import Path
 from triaxis.store import Store
-from triaxis.summary import summarise, write_json
+from triaxis.study.summary import summarise, write_json
 
 if __name__ == "__main__":
     folder, workers = Path(sys.argv[1]), int(sys.argv[2])

@@ -32,12 +32,12 @@ from triaxis.compute import Compute
 from triaxis.compute.pool import Pool
 from triaxis.errors import UserError, script
 from triaxis.estimate.scaling import Workload, predict, scaled
-from triaxis.jobs import silent
 from triaxis.models.random import write_random
 from triaxis.sampling.speed import SHAPES
-from triaxis.spread import EXECUTOR, chunks, units
 from triaxis.store import Row, Store
 from triaxis.study import OpenStudy, Sampler, Study, opened
+from triaxis.study.jobs import silent
+from triaxis.study.spread import EXECUTOR, chunks, units
 
 ARMS = """
 [[condition]]

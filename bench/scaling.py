@@ -31,9 +31,9 @@ from triaxis.compute.pool import Pool
 from triaxis.errors import script
 from triaxis.estimate.columns import once
 from triaxis.estimate.scaling import Workload, predict, shape_of
-from triaxis.gather import gather
 from triaxis.store import Row, Store
-from triaxis.summary import protocols
+from triaxis.study.gather import gather
+from triaxis.study.summary import protocols
 
 LOADING, CHUNKS, SIZE, SECONDS = 2.0, 64, 32, 60.0
 SHAPE = (1.0, 0.4, 1.6, 0.8, 1.2, 0.6, 1.4, 1.0)  # relative seconds of chunks in turn
@@ -61,7 +61,7 @@ def workload(folder: Path, seconds: float, loading: float) -> Workload:
         columns = gather(store, protocol["conditions"])
     ran = once(columns, protocols(protocol))
     ran.sort()
-    size = max(8, min(64, len(ran) // 64))  # as triaxis.spread cuts them on CPUs
+    size = max(8, min(64, len(ran) // 64))  # as study/spread.py cuts them on CPUs
     shape = shape_of(columns.rows.tokens[ran].astype(float), size)
     return Workload(works=len(ran), seconds=seconds, loading=loading, chunk=size, shape=shape)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from triaxis.estimate.paired import wilson
 from triaxis.store import Store
-from triaxis.summary import held_protocol
+from triaxis.study.summary import held_protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("none", "plan-empty", "filler", "gold-plan", "other-plan")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from made_study import write_study
 
-from triaxis import gather, kept
 from triaxis.errors import UndefinedEstimate, UserError
 from triaxis.estimate.columns import Columns, Part, arranged, join, objects, once, read, reading
 from triaxis.estimate.marks import Continues
 from triaxis.report import render
 from triaxis.store import SEAL, Store
-from triaxis.summary import summarise
+from triaxis.study import gather, kept
+from triaxis.study.summary import summarise
 
 
 @pytest.fixture(scope="module")

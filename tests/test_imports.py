@@ -1,7 +1,7 @@
 """Imports point down (design.md, "Layout"), lazy ones inside functions and those for type checkers included.
 
 No exception is made for the report of a study, which `tx.Study(...).run(folder)` writes at its end: running is
-`triaxis/study.py`, below report/, and takes what follows a summary as an argument (`finish`). `report/study.py`
+`triaxis/study/`, below report/, and takes what follows a summary as an argument (`finish`). `report/study.py`
 passes the page down as that argument's default and is what `triaxis.Study` names; the command line uses the same.
 """
 
@@ -18,19 +18,19 @@ import pytest
 import triaxis
 
 HOME = Path(triaxis.__file__).parent
-LAYERS = (  # from the top; a name is a module or a folder of them, and a layer may import itself
+LAYERS = (  # from the top; a module, or a folder less its own lines here; a layer may import itself
     ("triaxis",),  # the names of the public interface, imported when first used
     ("cli",),
     ("report",),
     ("harness",),
-    ("branching", "tracing", "integrity"),
+    ("branching", "tracing", "study.integrity"),
     ("study",),
-    ("summary",),
-    ("gather",),
-    ("kept",),
-    ("spread",),
-    ("hands",),
-    ("jobs",),
+    ("study.summary",),
+    ("study.gather",),
+    ("study.kept",),
+    ("study.spread",),
+    ("study.hands",),
+    ("study.jobs",),
     ("compute",),
     ("train",),
     ("conditions",),
@@ -40,17 +40,20 @@ LAYERS = (  # from the top; a name is a module or a folder of them, and a layer 
     ("models",),
     ("estimate",),
     ("registry",),
-    ("salvage", "seals", "exchange", "protocol"),
-    ("store", "migrations", "checksums", "cost", "limits", "errors", "streams", "version"),
+    ("store.salvage", "store.seals", "store.exchange", "store.protocol"),
+    ("store",),
+    ("store.migrations",),
+    ("store.checksums", "cost", "limits", "errors", "streams", "version"),
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(HOME.rglob("*.py"))
 
 
 def layer(module: str) -> str:
-    """'triaxis.models.load' -> 'models'; the package itself -> 'triaxis'."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else parts[0]
+    """'triaxis.models.load' -> 'models', 'triaxis.study.jobs' -> 'study.jobs'; the package itself -> 'triaxis'."""
+    parts = module.split(".")[1:]
+    within = ".".join(parts[:2])
+    return within if within in DEPTH else parts[0] if parts else "triaxis"
 
 
 def module_name(path: Path) -> str:
@@ -65,12 +68,11 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, a.name) for a in node.names if a.name.split(".")[0] == "triaxis")
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute here"
-            if node.module == "triaxis":  # a submodule, or a name of the public interface
-                for a in node.names:
-                    sub = (HOME / f"{a.name}.py").exists() or (HOME / a.name / "__init__.py").exists()
-                    yield node.lineno, f"triaxis.{a.name}" if sub else "triaxis"
-            elif node.module and node.module.startswith("triaxis."):
-                yield node.lineno, node.module
+            if node.module and node.module.split(".")[0] == "triaxis":
+                for a in node.names:  # a module, or a name in one
+                    path = HOME.parent.joinpath(*node.module.split("."), a.name)
+                    module = path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+                    yield node.lineno, f"{node.module}.{a.name}" if module else node.module
 
 
 def upward(source: str, module: str) -> list[str]:

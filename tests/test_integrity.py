@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from triaxis.checksums import Tally, checksum
 from triaxis.cli import main
 from triaxis.errors import UserError
-from triaxis.exchange import GRADED, export_jsonl, export_parquet, import_store, plans_beside, read_export
-from triaxis.integrity import mend, seal, verify
 from triaxis.report.study import Study
-from triaxis.salvage import salvage
 from triaxis.store import TABLES, GradeRow, PlanRow, Row, Store
+from triaxis.store.checksums import Tally, checksum
+from triaxis.store.exchange import GRADED, export_jsonl, export_parquet, import_store, plans_beside, read_export
+from triaxis.store.salvage import salvage
+from triaxis.study.integrity import mend, seal, verify
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STUDY = Study(n=3, planners=(), conditions=("gold-plan", "vote"), decode={"steps": 6})

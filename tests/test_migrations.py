@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from triaxis import migrations
-from triaxis.integrity import verify
-from triaxis.store import SCHEMA, TABLES, Row, Store, plain
+from triaxis.store import SCHEMA, TABLES, Row, Store, migrations, plain
+from triaxis.study.integrity import verify
 
 OLD = sorted((Path(__file__).parent / "stores").glob("schema-*.sql"))
 ODD = Row(

@@ -15,7 +15,7 @@ from triaxis.estimate import prereg
 from triaxis.sampling.executor import Executor
 from triaxis.store import Store
 from triaxis.study import Study
-from triaxis.summary import regrade
+from triaxis.study.summary import regrade
 
 FAST = {"steps": 12, "stop": "eos_block"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from triaxis.protocol import differences, first_difference
+from triaxis.store.protocol import differences, first_difference
 
 CARD: dict[str, Any] = {
     "protocol_hash": "a",

@@ -16,9 +16,9 @@ import pytest
 from made_study import HOSTILE, write_study
 
 from triaxis.errors import UserError
-from triaxis.protocol import differences
 from triaxis.report import render
 from triaxis.report.serve import FILES, LOOPBACK, Site, server
+from triaxis.store.protocol import differences
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from triaxis import spread, store
+from triaxis import store
 from triaxis.cli import main
 from triaxis.compute import Chunk, Compute, Place
 from triaxis.errors import UserError
-from triaxis.hands import Cast, Work, load
-from triaxis.jobs import PART, executor_card
 from triaxis.models.load import describe_checkpoint, load_checkpoint
 from triaxis.models.random import write_random
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.speed import SHAPES
 from triaxis.store import PlanRow, Row, Store
-from triaxis.study import Study
+from triaxis.study import Study, spread
+from triaxis.study.hands import Cast, Work, load
+from triaxis.study.jobs import PART, executor_card
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = {"steps": 12}

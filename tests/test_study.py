@@ -19,15 +19,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-import triaxis.jobs
 import triaxis.study
-import triaxis.summary
+import triaxis.study.jobs
+import triaxis.study.summary
 from triaxis.conditions import Condition
 from triaxis.errors import UndefinedEstimate, UserError, override
-from triaxis.jobs import Arms, executor_card, jobs
 from triaxis.report.study import Study
 from triaxis.sampling import executor
 from triaxis.store import GradeRow, PlanRow, Row, Store
+from triaxis.study.jobs import Arms, executor_card, jobs
 from triaxis.tasks import load_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -164,7 +164,7 @@ def test_an_id_changes_with_everything_that_can_change_the_row(monkeypatch: pyte
     card = executor_card(arms.executor)
     for name, value in card.items():
         monkeypatch.setattr(
-            triaxis.jobs, "executor_card", lambda _, name=name, value=value: {**card, name: f"{value}!"}
+            triaxis.study.jobs, "executor_card", lambda _, name=name, value=value: {**card, name: f"{value}!"}
         )
         if name == "name":  # where the same weights lie does not change what they say
             assert {j.row.id for j in jobs(replace(arms), none, {})} == ids
@@ -241,8 +241,8 @@ def test_grades_of_older_rules_are_made_again(mine: Path, monkeypatch: pytest.Mo
 def test_first_grades_outlive_an_interruption(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, _, grades = contents(done)
     task = load_task(SMALL.task)
-    monkeypatch.setattr(triaxis.summary, "_TOGETHER", 4)
-    monkeypatch.setattr(triaxis.summary, "_STORED", 1)
+    monkeypatch.setattr(triaxis.study.summary, "_TOGETHER", 4)
+    monkeypatch.setattr(triaxis.study.summary, "_STORED", 1)
 
     def interrupt(what: str, at: int, total: int) -> None:
         if at == 12:
@@ -251,9 +251,9 @@ def test_first_grades_outlive_an_interruption(done: Path, tmp_path: Path, monkey
     with Store(tmp_path / "rows.sqlite", write=True) as store:
         store.append(rows)
         with pytest.raises(KeyboardInterrupt):
-            triaxis.summary.grade(store, task, task.items(SMALL.n), interrupt)
+            triaxis.study.summary.grade(store, task, task.items(SMALL.n), interrupt)
         assert len(store.grades()) == 12
-        triaxis.summary.grade(store, task, task.items(SMALL.n))
+        triaxis.study.summary.grade(store, task, task.items(SMALL.n))
         assert store.grades() == grades
 
 
@@ -262,9 +262,9 @@ def test_regrade_restores_grades_and_asks_the_second_grader_or_not(mine: Path) -
     grades = contents(mine)[2]
     with Store(mine / "rows.sqlite", write=True) as store:
         store.replace_grades(replace(g, verdict="wrong") for g in grades.values())
-    assert triaxis.summary.regrade(mine) == summary
+    assert triaxis.study.summary.regrade(mine) == summary
     assert contents(mine)[2] == grades
-    triaxis.summary.regrade(mine, second=False)
+    triaxis.study.summary.regrade(mine, second=False)
     assert {g.second for g in contents(mine)[2].values()} == {-1}
     assert {g.second for g in grades.values()} <= {0, 1}
 
@@ -286,7 +286,7 @@ def test_an_unfinished_study_is_not_summarised(mine: Path) -> None:
     with sqlite3.connect(mine / "rows.sqlite") as db:
         db.execute("DELETE FROM rows WHERE condition = 'vote' AND branch > 2")
     with pytest.raises(UndefinedEstimate, match="condition 'vote' has all its rows for 0 of 6 items; run the study"):
-        triaxis.summary.regrade(mine)
+        triaxis.study.summary.regrade(mine)
     SMALL.run(mine)  # nothing says it is unfinished but its rows; the summary is still the one of the whole
     (mine / "summary.json").unlink()
     rows = SMALL.run(mine) and contents(mine)[0]
@@ -460,7 +460,7 @@ def test_a_changed_file_is_another_task(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its task revision is"):
         study.run(tmp_path / "out")
     with pytest.raises(UserError, match="is now revision"):
-        triaxis.summary.regrade(tmp_path / "out")
+        triaxis.study.summary.regrade(tmp_path / "out")
 
 
 def test_the_smallest_study(tmp_path: Path) -> None:

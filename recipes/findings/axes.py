@@ -20,7 +20,7 @@ from typing import Any
 from triaxis import branching
 from triaxis.errors import script
 from triaxis.study import Study
-from triaxis.summary import regrade
+from triaxis.study.summary import regrade
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTORS = ("tiny-0", "tiny-1", "tiny-2")

@@ -138,7 +138,7 @@ def train(s: Setting, device: str | None, kind: str, seed: int) -> None:
 def study(s: Setting, device: str | None, kind: str, seed: int) -> None:
     """The study of one adapter, or with kind "before" of the executor as it is: rows, grades and summary, no page."""
     from triaxis.report.repairs import lend, studies
-    from triaxis.summary import regrade
+    from triaxis.study.summary import regrade
 
     home = s.out / "repairs"
     r = replace(repair_of(s, KINDS[0] if kind == "before" else kind, device), control=False)

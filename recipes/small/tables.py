@@ -21,7 +21,7 @@ def write(out: Path, found: Mapping[str, Any], r: Repair, page: Path | None) -> 
     from triaxis.report import distilled, render, repair
     from triaxis.report.markdown import markdown
     from triaxis.report.repairs import compare
-    from triaxis.summary import regrade
+    from triaxis.study.summary import regrade
 
     parts = []
     for task in found["studied"]:
@@ -90,7 +90,7 @@ def accuracy(folder: Path) -> dict[str, float]:
     """Share of right rows with Wilson's interval, unreadable and truncated ones beside it."""
     from triaxis.estimate.paired import wilson
     from triaxis.store import Store
-    from triaxis.summary import held_protocol
+    from triaxis.study.summary import held_protocol
     from triaxis.tasks import load_task
 
     spec = held_protocol(folder)["spec"]

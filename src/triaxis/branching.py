@@ -1,6 +1,6 @@
 """Axis 3 at length: branches at several temperatures, before and after training, and every rule of voting over them.
 
-Makes no rows itself: it runs studies (`study.py`) of one condition a temperature in folders of their own and compares
+Makes no rows itself: it runs studies (`study/`) of one condition a temperature in folders of their own and compares
 their ballots. So everything is resumable, and everything printed is computed from stored rows.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triaxis.errors import UserError
-from triaxis.jobs import Progress, silent
 from triaxis.limits import parse_json
 from triaxis.study import Study
-from triaxis.summary import held_protocol, write_json
+from triaxis.study.jobs import Progress, silent
+from triaxis.study.summary import held_protocol, write_json
 
 if TYPE_CHECKING:
     from triaxis.estimate.arms import Table

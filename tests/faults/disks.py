@@ -19,8 +19,8 @@ from kinds import somewhen
 from lab import Child, Lab, contents, start
 
 from triaxis.errors import UserError
-from triaxis.integrity import mend, verify
-from triaxis.salvage import salvage
+from triaxis.store.salvage import salvage
+from triaxis.study.integrity import mend, verify
 
 ROOT = os.geteuid() == 0
 

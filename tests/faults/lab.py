@@ -27,12 +27,12 @@ import torch
 from triaxis.compute import Compute
 from triaxis.errors import NO_MEMORY, UserError, out_of_memory
 from triaxis.estimate import axes  # noqa: F401
-from triaxis.integrity import mend, verify
 from triaxis.models.planner import load_planner
 from triaxis.plans import bank, sources  # noqa: F401
 from triaxis.sampling import executor
 from triaxis.store import PlanRow, Row, Store
 from triaxis.study import Study
+from triaxis.study.integrity import mend, verify
 
 # without a page at its end: that is made of the summary, which is compared
 STUDY = Study(n=5, planners=("tiny-planner-s",), conditions=("plan[tiny-planner-s]", "vote"), decode={"steps": 6})

@@ -168,7 +168,7 @@ def _store(data: bytes, place: Path) -> None:
 
 def _salvaged(data: bytes, place: Path) -> None:
     """A damaged store read page by page; a row that comes back is one that was written."""
-    from triaxis.salvage import salvage
+    from triaxis.store.salvage import salvage
 
     found = salvage(_put(place, "rows.sqlite", data))
     known = _written()
@@ -178,9 +178,9 @@ def _salvaged(data: bytes, place: Path) -> None:
 @cache
 def _columns() -> tuple[bytes, Any]:
     """The study's columns as they are kept, and the study's cards."""
-    from triaxis import kept
-    from triaxis.gather import gather
     from triaxis.store import Store
+    from triaxis.study import kept
+    from triaxis.study.gather import gather
 
     cards = json.loads((_study() / "protocol.json").read_text())["conditions"]
     with Store(_study() / "rows.sqlite", write=False) as store, tempfile.TemporaryDirectory() as folder:
@@ -190,8 +190,8 @@ def _columns() -> tuple[bytes, Any]:
 
 def _kept(data: bytes, place: Path) -> None:
     """Kept columns, those too that were changed together with their hash: numbers may be wrong, nothing may break."""
-    from triaxis import kept
     from triaxis.estimate.columns import once
+    from triaxis.study import kept
 
     _put(place, kept.FILE, data)
     kept.load(place, "stamp")
@@ -223,8 +223,8 @@ def _written() -> Mapping[str, Any]:
 
 def _exported(data: bytes, place: Path, name: str) -> None:
     """An export with changes: read as it was, or refused."""
-    from triaxis.exchange import import_store, plans_beside
     from triaxis.store import Store
+    from triaxis.store.exchange import import_store, plans_beside
 
     path = _put(place, name, data)
     if name.endswith("parquet"):
@@ -238,8 +238,8 @@ def _exported(data: bytes, place: Path, name: str) -> None:
 
 @cache
 def _export(name: str) -> bytes:
-    from triaxis.exchange import export_jsonl, export_parquet
     from triaxis.store import Store
+    from triaxis.store.exchange import export_jsonl, export_parquet
 
     place = Path(tempfile.mkdtemp(prefix="export-"))
     with Store(_study() / "rows.sqlite", write=False) as store:
@@ -250,8 +250,8 @@ def _export(name: str) -> bytes:
 
 
 def _manifest(data: bytes, place: Path) -> None:
-    from triaxis.seals import SUMS, differences
     from triaxis.store import Store
+    from triaxis.store.seals import SUMS, differences
 
     (kind, _, rest) = data.partition(b"\n")
     _put(place, "seal.json" if kind == b"0" else SUMS, rest)
@@ -264,8 +264,8 @@ def _manifest(data: bytes, place: Path) -> None:
 
 
 def _manifest_seeds() -> list[bytes]:
-    from triaxis.seals import _sums
     from triaxis.store import Store
+    from triaxis.store.seals import _sums
 
     with Store(_study() / "rows.sqlite", write=False) as store:
         sums = "\n".join(_sums(store))
@@ -282,7 +282,7 @@ def _cells(data: bytes, place: Path) -> None:
     from triaxis.estimate.rows import audit_rows
     from triaxis.store import Store
     from triaxis.study import Study
-    from triaxis.summary import held_protocol, summarise
+    from triaxis.study.summary import held_protocol, summarise
 
     path = _spoiled(data, place)
     if path is None:
@@ -324,7 +324,7 @@ def _reported(data: bytes, place: Path) -> None:
 
 
 def _spoil_cells(db: sqlite3.Connection, changes: Any) -> None:
-    from triaxis.checksums import checksum
+    from triaxis.store.checksums import checksum
 
     db.create_function("checksum", -1, lambda *values: checksum(values))
     columns = {t: [c[1] for c in db.execute(f"PRAGMA table_info({t})")] for t in ("rows", "plans", "grades", "meta")}

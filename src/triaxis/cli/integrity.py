@@ -12,7 +12,7 @@ from triaxis.cli.study import Folder, Json
 from triaxis.errors import UserError
 
 if TYPE_CHECKING:
-    from triaxis.integrity import Verdict
+    from triaxis.study.integrity import Verdict
 
 
 @app.command()
@@ -26,8 +26,8 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Whether a study is as it was written: rows, plans, grades, cards, weights, banks, data, seal. Exits 1 if not."""
-    from triaxis.integrity import mend
-    from triaxis.integrity import verify as look
+    from triaxis.study.integrity import mend
+    from triaxis.study.integrity import verify as look
 
     found = look(folder, full=full, seal=seal)
     mended = mend(folder) if repair and not found.ok else None
@@ -50,7 +50,7 @@ def _lines(found: Verdict) -> str:
 @app.command()
 def seal(folder: Folder, json_: Json = False) -> None:
     """Seal a finished study: a manifest of every file, after which nothing is written into it. Prints its sha256."""
-    from triaxis.integrity import seal as close
+    from triaxis.study.integrity import seal as close
 
     made = close(folder)
     text = f"{folder} is sealed: {made}\nKeep that line elsewhere: triaxis verify {folder} --seal {made[:16]}\n"
@@ -67,8 +67,8 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write a study's rows, grades and plans for other programs; `triaxis import` makes the same store of them."""
-    from triaxis.exchange import export_jsonl, export_parquet, plans_beside
     from triaxis.store import Store
+    from triaxis.store.exchange import export_jsonl, export_parquet, plans_beside
 
     path = parquet or jsonl
     if path is None or (parquet and jsonl):
@@ -87,9 +87,9 @@ def import_(
     json_: Json = False,
 ) -> None:
     """Make a study's folder of an export, exactly as it was, or nothing; `triaxis grade` then makes its report."""
-    from triaxis.exchange import import_store, read_head
-    from triaxis.protocol import read_protocol
-    from triaxis.summary import write_json
+    from triaxis.store.exchange import import_store, read_head
+    from triaxis.store.protocol import read_protocol
+    from triaxis.study.summary import write_json
 
     held = read_head(file).get("protocol")
     card = None if held is None else read_protocol(held, file, {})

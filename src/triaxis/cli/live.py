@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from triaxis.cost import Sizes
-    from triaxis.jobs import Arms
     from triaxis.store import Row
+    from triaxis.study.jobs import Arms
 
 ROOM = 9  # lines of the terminal that are not conditions
 

@@ -164,8 +164,8 @@ def export_plans(
 ) -> None:
     """Write the plans of one planner that a study's store holds as a bank."""
     from triaxis.plans.build import export
-    from triaxis.protocol import PLANS
-    from triaxis.summary import held_protocol
+    from triaxis.store.protocol import PLANS
+    from triaxis.study.summary import held_protocol
     from triaxis.tasks import load_task
 
     name = task or held_protocol(folder, PLANS)["task"]["name"]

@@ -55,9 +55,9 @@ def forecast(study: Study, price_per_hour: float | None = None) -> Forecast:
 
     A study that may stop early (`stop_when`) is predicted as if it did not.
     """
-    from triaxis.jobs import sample, silent
     from triaxis.store import Store
     from triaxis.study import prepare
+    from triaxis.study.jobs import sample, silent
 
     few = min(study.n, ITEMS)
     began = time.monotonic()
@@ -83,9 +83,9 @@ def forecast(study: Study, price_per_hour: float | None = None) -> Forecast:
 
 def _work(opened: OpenStudy, store: Store) -> tuple[int, int, int]:
     """Forwards, tokens and the executor's operations, identical work counted once."""
-    from triaxis.gather import gather
     from triaxis.models.load import sizes_of
-    from triaxis.summary import work
+    from triaxis.study.gather import gather
+    from triaxis.study.summary import work
 
     sizes = sizes_of(opened.arms.executor.checkpoint.config)
     ran = work(gather(store, opened.protocol["conditions"]), opened.protocol, sizes)
@@ -119,7 +119,7 @@ def priced(folder: Path, price_per_hour: float) -> dict[str, Any]:
     """The summary with dollars: what an hour of the machine costs is stored, and a later `grade` keeps it."""
     from triaxis.report import render
     from triaxis.store import Store
-    from triaxis.summary import held_protocol, summarise, write_json
+    from triaxis.study.summary import held_protocol, summarise, write_json
 
     protocol = held_protocol(folder)
     with Store(folder / "rows.sqlite", write=True) as store:

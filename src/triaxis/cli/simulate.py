@@ -77,8 +77,8 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _chunk(works: int, chunk: int) -> int:
-    """As `triaxis.spread` cuts a study's works on GPUs."""
-    from triaxis.spread import ROWS, SHARES
+    """As `study/spread.py` cuts a study's works on GPUs."""
+    from triaxis.study.spread import ROWS, SHARES
 
     least, most = ROWS["cuda"]
     return chunk or max(least, min(most, works // SHARES))
@@ -92,9 +92,9 @@ def _of_study(folder: Path, chunk: int, times: float) -> Workload:
     """The workload of a finished study: its seconds, spread over its works by the tokens that their passes read."""
     from triaxis.estimate.columns import once
     from triaxis.estimate.scaling import Workload, shape_of
-    from triaxis.gather import gather
     from triaxis.store import Store
-    from triaxis.summary import held_protocol, protocols
+    from triaxis.study.gather import gather
+    from triaxis.study.summary import held_protocol, protocols
 
     protocol = held_protocol(folder)
     with Store(folder / "rows.sqlite", write=False) as store:

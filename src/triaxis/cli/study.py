@@ -239,7 +239,7 @@ def grade(
     """Grade a study's stored texts again and re-make its summary and report; needs no model."""
     from triaxis.compute.processes import cores
     from triaxis.report import render
-    from triaxis.summary import regrade
+    from triaxis.study.summary import regrade
 
     with Bar() as bar:
         summary = regrade(folder, bar, second=second, workers=cores())

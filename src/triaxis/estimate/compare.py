@@ -25,7 +25,7 @@ from triaxis.estimate.paired import (
     wilson,
 )
 from triaxis.estimate.results import Record, Results
-from triaxis.protocol import differences as protocol_differences
+from triaxis.store.protocol import differences as protocol_differences
 
 if TYPE_CHECKING:
     from triaxis.estimate.votes import Vote

@@ -1,6 +1,6 @@
 """How long a study takes on many GPUs, and what it costs: a simulation of workers that pull chunks from one driver.
 
-What is simulated is `triaxis.spread`: every worker loads the model once; the driver hands a chunk to whoever is free;
+What is simulated is `study/spread.py`: every worker loads the model once; the driver hands a chunk to whoever is free;
 one chunk's rows are appended by the driver alone, which hands out the next chunk before it writes; planners write on
 workers of their own, and rows that show plans wait for these. Seconds of chunks come from rows that were measured, so
 that stragglers are those of the study. Knows nothing of GPUs: a GPU that is twice as fast halves the measured seconds.

@@ -34,8 +34,8 @@ from triaxis.plans.files import (
     write_bank,
 )
 from triaxis.plans.sources import Plan
-from triaxis.protocol import PLANS, read_protocol
 from triaxis.store import PlanRow, Store
+from triaxis.store.protocol import PLANS, read_protocol
 from triaxis.tasks.base import Item, Task
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)

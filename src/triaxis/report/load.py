@@ -91,8 +91,8 @@ def _is_card(card: object) -> bool:
 
 def flips_of(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> Flips:
     """The flips of an open store, which must stay open while they are read. workers: see `gather`."""
-    from triaxis.gather import fetch, gather
     from triaxis.report.flips import Flips
+    from triaxis.study.gather import fetch, gather
 
     cards = protocol["conditions"]
     try:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triaxis.conditions import load_preset
-from triaxis.jobs import Progress, silent
 from triaxis.limits import parse_json, read_text
 from triaxis.report import repair
 from triaxis.report.study import Study
 from triaxis.store import Store
+from triaxis.study.jobs import Progress, silent
 from triaxis.train.trackers import check_tracker
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from triaxis.errors import UserError
-from triaxis.protocol import differences
 from triaxis.report import words
 from triaxis.report.answer import adapted, answers
 from triaxis.report.embed import markup, read
 from triaxis.report.load import cards
 from triaxis.report.page import templates
 from triaxis.report.sections import every_effect
+from triaxis.store.protocol import differences
 
 LOOPBACK = "127.0.0.1"
 HTML, JSON_, TEXT = "text/html; charset=utf-8", "application/json; charset=utf-8", "text/plain; charset=utf-8"

@@ -1,6 +1,6 @@
 """A study that ends in its page: the public `triaxis.Study`. The one place where running and reporting meet.
 
-`triaxis/study.py` lies below report/ and imports nothing of it; what follows a summary is passed down from here.
+`triaxis/study/` lies below report/ and imports nothing of it; what follows a summary is passed down from here.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triaxis import study
-from triaxis.jobs import Progress, Seen, silent, unseen
 from triaxis.report import current, render
 from triaxis.study import Finish
+from triaxis.study.jobs import Progress, Seen, silent, unseen
 
 if TYPE_CHECKING:
     from triaxis.compute import Compute

@@ -29,6 +29,7 @@ from triaxis.models.llada import LladaConfig, LladaNetwork
 from triaxis.models.load import find_device
 from triaxis.models.quantise import four_bit
 from triaxis.models.random import fill_random, put_plain
+from triaxis.sampling.cache import fitting_tokens
 from triaxis.sampling.denoise import denoise
 from triaxis.sampling.reference import PlainLlada, generate
 from triaxis.sampling.schedule import Decode
@@ -222,7 +223,7 @@ class Case:
     """One line of the table."""
 
     name: str
-    batch: int
+    batch: int  # 0: as many rows as an executor takes by itself
     temperature: float = 0.0
     changes: tuple[tuple[str, object], ...] = ()
     reference: bool = False
@@ -243,10 +244,12 @@ CASES = (
     Case("engine, ragged prompts", 16, ragged=64),
     Case("engine, prefix cache", 16, changes=(("cache", "prefix"),)),
     Case("engine, 4-bit", 1, four_bit=True), Case("engine, 4-bit", 16, four_bit=True),
+    Case("engine, automatic", 0),
 )  # fmt: skip
 QUICK = (Case("reference", 1, reference=True), Case("reference", 4, reference=True), Case("engine", 1),
          Case("engine", 4), Case("engine", 4, 0.7), Case("engine, dual cache", 4, changes=DUAL),
-         Case("engine, adapter on", 4, adapter=True), Case("engine, ragged prompts", 4, ragged=8))  # fmt: skip
+         Case("engine, adapter on", 4, adapter=True), Case("engine, ragged prompts", 4, ragged=8),
+         Case("engine, automatic", 0))  # fmt: skip
 
 
 def of_shape(shape: str, *, device: torch.device, quick: bool = False, budget: float = 420.0) -> Report:
@@ -277,7 +280,7 @@ def of_shape(shape: str, *, device: torch.device, quick: bool = False, budget: f
                 continue
             report.timings.append(timing)
             share = f", {timing.share:.0%} of the ceiling" if timing.share else ""
-            say(f"{case.name} T={case.temperature:g} batch {case.batch}: {timing.seconds:.4f} s a sequence{share}")
+            say(f"{case.name} T={case.temperature:g} batch {timing.batch}: {timing.seconds:.4f} s a sequence{share}")
     report.notes += sorted({str(w.message) for w in caught if w.category is RuntimeWarning})
     _shape_ratios(report)
     try:
@@ -347,31 +350,37 @@ class _Bench:
         both = torch.cat((self.prompts, self.prompts.roll(1, 0)), 1)
         return sorted((both[i, :n].tolist() for i, n in enumerate(lengths.tolist())), key=len)
 
+    def automatic(self, d: Decode) -> int:
+        """Rows of a batch as an executor chooses it."""
+        length = PROMPT + d.gen_length
+        return min(len(self.prompts), fitting_tokens(self.network, self.config.rows, d, length) // length)
+
     def time(self, case: Case, ceiling_tflops: float) -> Timing:
-        """Run a case, first for what is done once, then for the time."""
+        """Run a case, first for what is done once, then for the time; the answer says how many rows a batch had."""
         d = replace(self.d, temperature=case.temperature, **dict(case.changes))  # type: ignore[arg-type]
         # What compiles, captures and fills allocators; with a cache a block's passes are several graphs.
         short = replace(d, steps=2 * d.blocks) if d.cache == "none" else d
 
-        prompts = self.ragged(case.ragged) if case.ragged else self.prompts[: case.batch].tolist()
+        batch = case.batch or self.automatic(d)
+        prompts = self.ragged(case.ragged) if case.ragged else self.prompts[:batch].tolist()
         small = self.quantised() if case.four_bit else None
 
         def run(protocol: Decode) -> None:
             if case.reference:
-                self.reference(case.batch, protocol)
+                self.reference(batch, protocol)
                 return
-            for at in range(0, len(prompts), case.batch):
-                self.decode(prompts[at : at + case.batch], protocol, case.adapter, quantised=small)
+            for at in range(0, len(prompts), batch):
+                self.decode(prompts[at : at + batch], protocol, case.adapter, quantised=small)
 
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         run(short)
-        seconds = best_of({"": lambda: run(d)}, 2 if case.batch < 16 else 1, self.device)[""] / len(prompts)
+        seconds = best_of({"": lambda: run(d)}, 2 if batch < 16 else 1, self.device)[""] / len(prompts)
         work = [decode_flops(sizes(self.config), len(p), d.gen_length, d.block_length, d.steps) for p in prompts]
         flops = sum(work) / len(work)  # of useful tokens: padding is not work
         share = flops / seconds / (ceiling_tflops * 1e12) if d.exact else None
         memory = torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
-        return Timing(case.name, case.batch, case.temperature, seconds, share, memory)
+        return Timing(case.name, batch, case.temperature, seconds, share, memory)
 
     def quantised(self) -> LladaNetwork:
         """The shape in four bits, made once."""

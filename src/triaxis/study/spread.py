@@ -18,8 +18,10 @@ from triaxis.compute import Chunk, Compute, Crew, Done, backend
 from triaxis.compute.pool import Pool
 from triaxis.conditions import Condition, in_order
 from triaxis.errors import UserError, lookup
-from triaxis.hands import Asking, Cast, Completing, Introducing, Work, load, work
-from triaxis.jobs import (
+from triaxis.models.writer import Planner, Writer, Writing, Written
+from triaxis.store import Row, Store
+from triaxis.study.hands import Asking, Cast, Completing, Introducing, Work, load, work
+from triaxis.study.jobs import (
     PART,
     Arms,
     Bank,
@@ -35,8 +37,6 @@ from triaxis.jobs import (
     unseen,
     written,
 )
-from triaxis.models.writer import Planner, Writer, Writing, Written
-from triaxis.store import Row, Store
 
 if TYPE_CHECKING:
     from triaxis.sampling.executor import Executor

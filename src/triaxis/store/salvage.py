@@ -19,9 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from triaxis.checksums import Tally, checksum
 from triaxis.errors import UserError
 from triaxis.store import GradeRow, PlanRow, Row, Store, lock, made, refuse_sealed, sound
+from triaxis.store.checksums import Tally, checksum
 
 _BAD = (ValueError, IndexError, struct.error, UnicodeDecodeError, OverflowError)
 _WIDTHS = {len(fields(kind)) + 1: kind for kind in (Row, PlanRow)}

@@ -65,8 +65,8 @@ def load(cast: Cast, place: Place) -> Models:
         torch.set_num_threads(place.threads)
     if cast.card is None:
         return Models(cast, place, None)
-    from triaxis.jobs import executor_card
     from triaxis.sampling.executor import load_executor
+    from triaxis.study.jobs import executor_card
 
     executor = load_executor(cast.executor, dtype=cast.dtype, device=place.device)
     here = executor_card(executor)

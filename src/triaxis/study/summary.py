@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from triaxis.cost import Sizes, dollars, work_flops
 from triaxis.errors import UserError
-from triaxis.jobs import Progress, silent
 from triaxis.limits import check_form, parse_json
-from triaxis.protocol import STUDY, read_protocol
 from triaxis.store import GradeRow, PlanRow, Store, refuse_sealed
+from triaxis.store.protocol import STUDY, read_protocol
+from triaxis.study.jobs import Progress, silent
 
 if TYPE_CHECKING:
     from triaxis.estimate.columns import Columns
@@ -82,7 +82,7 @@ def summarise(store: Store, protocol: Mapping[str, Any], workers: int = 1) -> di
     """The contract's summary object, from stored rows, grades and plans alone. workers: see `gather`."""
     from triaxis.estimate import axes
     from triaxis.estimate.prereg import scorecard
-    from triaxis.gather import gather, tabled
+    from triaxis.study.gather import gather, tabled
 
     n, columns = int(store.get("items") or protocol["n"]), gather(store, protocol["conditions"], workers, keep=True)
     t = tabled(store, columns, protocol["conditions"], n)

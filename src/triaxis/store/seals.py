@@ -1,5 +1,5 @@
 """Manifests of sealed studies: the sha256 of every file of a folder, and the checksum of every row so that a change can
-be named. Knows files and the store only; `integrity.py` says when a study may be sealed.
+be named. Knows files and the store only; `study/integrity.py` says when a study may be sealed.
 """
 
 from __future__ import annotations

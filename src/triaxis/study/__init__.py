@@ -3,6 +3,10 @@
 The loop is plain: which rows are missing -> plan -> sample -> append -> grade -> summarise. It never knows
 what a condition means; `conditions.py` holds that as data and `estimate/axes.py` reads it back. It knows
 nothing of reports either: what is made of a summary is passed in from above (`report/study.py`).
+
+Its parts, each above the ones before: `jobs.py` (which rows are missing, and making them here), `hands.py` and
+`spread.py` (on several workers), `kept.py` and `gather.py` (rows read as columns), `summary.py` (grades and the
+summary). Above it lies `integrity.py`, which looks whether a finished study is what was written.
 """
 
 from __future__ import annotations
@@ -21,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 from triaxis.compute.processes import cores
 from triaxis.conditions import Condition, load_preset, select, under
 from triaxis.errors import UserError, lookup, override, suggest
-from triaxis.jobs import Arms, Progress, Seen, executor_card, sample, silent, unseen
 from triaxis.limits import parse_json, read_text
-from triaxis.protocol import first_difference as _difference
-from triaxis.protocol import hashes, read_protocol
 from triaxis.store import Store, identity
-from triaxis.summary import GRADER, grade, held_protocol, summarise, write_json
+from triaxis.store.protocol import first_difference as _difference
+from triaxis.store.protocol import hashes, read_protocol
+from triaxis.study.jobs import Arms, Progress, Seen, executor_card, sample, silent, unseen
+from triaxis.study.summary import GRADER, grade, held_protocol, summarise, write_json
 from triaxis.version import __version__
 
 if TYPE_CHECKING:
@@ -159,7 +163,7 @@ def opened(
         yield prepare(study, progress), sample
         return
     from triaxis.compute import Compute
-    from triaxis.spread import Company
+    from triaxis.study.spread import Company
 
     with Company(Compute(kind=compute) if isinstance(compute, str) else compute) as company:
         yield prepare(study, progress, company.load), company.sample

@@ -4,6 +4,9 @@ A row's id is the hash of everything that can change it, so two different runs c
 overwriting each other, and a killed run goes on with what is missing. Grades are a second pass in their
 own table. Every row carries a checksum that is looked at whenever it is read, and every table a tally of them, so that
 a row the disk changed or lost is refused and never counted. Knows nothing of models, tasks or statistics.
+
+Beside it, what else is done with a study's files: older schemas (`migrations.py`), protocol cards, damage undone
+(`salvage.py`), seals, other programs' formats (`exchange.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +24,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from triaxis.checksums import Tally, checksum
 from triaxis.errors import UserError
-from triaxis.migrations import COLUMNS, migrate, set_meta
+from triaxis.store.checksums import Tally, checksum
+from triaxis.store.migrations import COLUMNS, migrate, set_meta
 
 SCHEMA = "3"
-SEAL = "seal.json"  # in a study's folder: the manifest of a sealed study (`integrity.py`)
+SEAL = "seal.json"  # in a study's folder: the manifest of a sealed study (`seals.py`)
 LONGEST = 64 << 20  # bytes of one value, such as a prompt or a trace
 T = TypeVar("T")
 

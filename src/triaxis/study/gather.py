@@ -11,11 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triaxis import kept
 from triaxis.compute import Chunk, Compute, Crew, Place, backend
 from triaxis.errors import UserError
 from triaxis.estimate.columns import Columns, Part, Values, arranged, join, read, reading
 from triaxis.store import GradeRow, Row, Store, damaged, made, sound
+from triaxis.study import kept
 
 if TYPE_CHECKING:
     from triaxis.estimate.arms import Table

@@ -16,13 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from triaxis.checksums import Tally
 from triaxis.errors import UserError
 from triaxis.limits import check_form, parse_json, read_text
-from triaxis.protocol import hashes, read_protocol
-from triaxis.salvage import Salvaged, repair, salvage
-from triaxis.seals import differences, digest_of, write_manifest
 from triaxis.store import SEAL, TABLES, Store, damaged, identity, lock, refuse_sealed, sound
+from triaxis.store.checksums import Tally
+from triaxis.store.protocol import hashes, read_protocol
+from triaxis.store.salvage import Salvaged, repair, salvage
+from triaxis.store.seals import differences, digest_of, write_manifest
 
 NAMED = 5  # findings of one kind that are spelled out
 
@@ -332,8 +332,8 @@ def _adapter(spec: str) -> str:
 def identities(look: Look) -> Findings:
     """Every row's id and prompt made anew from the models, the items and the plans; loads the models."""
     from triaxis.conditions import in_order
-    from triaxis.jobs import jobs
     from triaxis.study import Study, prepare
+    from triaxis.study.jobs import jobs
 
     if look.protocol is None:
         return

@@ -1,9 +1,9 @@
 """Store schemas of the past, and the step from each to the next.
 
 A step is frozen once a version that wrote the newer schema is out: it knows both by their SQL and takes nothing from
-`store.py`, which knows the newest schema only. `tests/stores/` holds a recorded store of every schema; each is opened,
-migrated and compared in tests. To change the schema: record a store of the old one, raise SCHEMA in `store.py`, add a
-step and the old columns here.
+the store above it, which knows the newest schema only. `tests/stores/` holds a recorded store of every schema; each is
+opened, migrated and compared in tests. To change the schema: record a store of the old one, raise SCHEMA in
+`__init__.py`, add a step and the old columns here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from triaxis.checksums import Tally, checksum
+from triaxis.store.checksums import Tally, checksum
 
 Step = Callable[[sqlite3.Connection], None]
 

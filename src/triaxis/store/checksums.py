@@ -1,7 +1,7 @@
 """Checksums of rows, and running totals of them: what tells a stored row from one that a disk has changed.
 
 A checksum is 64 bits of sha256 over a row's values in the order of their columns. It finds accidents, each with a
-chance of 2^-64 of being missed; against somebody who means to change a study there is the seal (`integrity.py`), which
+chance of 2^-64 of being missed; against somebody who means to change a study there is the seal (`seals.py`), which
 hashes whole files. Imports nothing of ours.
 """
 
