@@ -107,6 +107,7 @@ def test_each_step_uses_the_result_of_the_one_before() -> None:
             assert before.split("=")[1] in re.split(r"[-+*/=]", after)[:2]
 
 
+@pytest.mark.slow
 def test_all_difficulties_are_there() -> None:
     """Streams take them in turn; distinct one-step problems of the test side run out first (see `gradeschool`)."""
     counts = Counter(len(i.steps) for i in load_task("gradeschool").items())

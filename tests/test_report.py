@@ -237,7 +237,9 @@ def leaves(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-@pytest.mark.parametrize("name", ["quick", "original", "trust"])
+@pytest.mark.parametrize(
+    "name", ["quick", pytest.param("original", marks=pytest.mark.slow), pytest.param("trust", marks=pytest.mark.slow)]
+)
 def test_hostile_texts_are_shown_as_text(tmp_path: Path, name: str) -> None:
     extra = " ".join(HOSTILE)
     planners = {f"p-{HOSTILE[0]}": 1000, f"q$x$-{HOSTILE[2]}": 9000}

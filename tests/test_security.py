@@ -346,7 +346,11 @@ _KEYED = ("intervals", "corruptions", "left_out")  # objects whose keys are name
 _FIXED = {"protocol_hash", "verdict", "role", "placement", "method", "kind", "closure", "schema", "stop"}
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize(
+    "text",
+    [HOSTILE[0], *(pytest.param(text, marks=pytest.mark.slow) for text in HOSTILE[1:])],
+    ids=range(len(HOSTILE)),
+)
 def test_every_page_has_the_same_elements_whatever_the_texts(text: str, plain_pages: list[Any], tmp_path: Path) -> None:
     """Compared with harmless text of the same kind: a text that became markup would add an element or an attribute."""
     assert all(map(len, plain_pages))

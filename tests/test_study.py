@@ -398,7 +398,7 @@ def own_items(n: int = 6, solved: int = 0) -> list[dict[str, object]]:
 GOLD_ARMS = ("filler", "filler-before", "gold-plan", "other-plan", "wrong-plan")
 
 
-@pytest.mark.parametrize("solved", [0, 5])
+@pytest.mark.parametrize("solved", [pytest.param(0, marks=pytest.mark.slow), 5])
 def test_own_items_without_solutions_leave_the_gold_arms_out_and_say_so(tmp_path: Path, solved: int) -> None:
     task = questions(tmp_path / "mine.jsonl", own_items(solved=solved))
     summary = Study(n=4, planners=(), task=task, decode={"steps": 6}).run(tmp_path / "out")
