@@ -21,8 +21,8 @@ from triaxis.models.adapters import linear_names, save_adapter, switch_of
 from triaxis.models.parts import Canvas, Layer, joined, rotate
 from triaxis.sampling import compiled, denoise, fused, graphs
 from triaxis.sampling.executor import Executor
-from triaxis.sampling.graphs import grain_of
 from triaxis.sampling.schedule import Decode
+from triaxis.sampling.seats import grain_of
 
 
 def norm(x_TD: Tensor, weight: Tensor, eps: float, out_TD: Tensor) -> None:

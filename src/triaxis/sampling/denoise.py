@@ -24,10 +24,11 @@ from torch import Tensor
 from triaxis.models.parts import Decoder, Memory, Shape
 from triaxis.sampling.cache import Keeper, Plan
 from triaxis.sampling.compiled import can_do_without, compile_layers, in_kernels, pick
-from triaxis.sampling.graphs import SIZES, Graphs, give_up, graphs_of
+from triaxis.sampling.graphs import Graphs, give_up, graphs_of
 from triaxis.sampling.noise import ORDER, uniforms, with_noise
 from triaxis.sampling.rows import Denoised, Layout, Queue, Rows, results
 from triaxis.sampling.schedule import Decode
+from triaxis.sampling.seats import SIZES
 
 
 class Network(Protocol):

@@ -1,11 +1,8 @@
 """A denoising step as one CUDA graph: launched once, no word from the host in between.
 
 Decoding at batch 1 to 16 is bound by launches, not by arithmetic, unless the whole step (trunk, head, noise,
-confidence, commitment) is one graph. One graph a form (`Form`): rows are filled up to a few numbers, rows of unlike
-length lie one after the other without padding and their tokens are filled up by a thirty-second, or by more until a
-graph of their own would have paid, so that a study needs a handful. A row's tokens do not depend on the filling: filled
-positions are seen by none, filled rows are thrown away. Rows work in the tensors of their graphs (`Seats`).
-Layers and the choice of tokens run in few kernels or compiled (compiled.py).
+confidence, commitment) is one graph. There is one graph a form (`Form`), a handful in a study; rows sit in its tensors
+while it works on them (seats.py). Layers and the choice of tokens run in few kernels or compiled (compiled.py).
 
 What is graphed: a fixed schedule, bidirectional networks, no guidance. Adapters that switch are graphed too: which are
 on is a tensor, one factor a row and adapter, written before each replay; a pass with all off has a graph without
@@ -19,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from weakref import ref
 
 import torch
 from torch import Tensor
@@ -30,35 +26,10 @@ from triaxis.sampling.compiled import Layers, cause_of, in_kernels
 from triaxis.sampling.fused import Fused
 from triaxis.sampling.rows import Rows
 from triaxis.sampling.schedule import Decode
+from triaxis.sampling.seats import CHANGED, Seating, Seats, Size
 
-SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256)
 ROOM = 256  # a shared memory is made for widths up to the next multiple of this
-WIDTH = 8  # widths of ragged canvases are multiples of this
-PACKED_WIDTH = 128  # and of those whose rows lie one after the other: there it costs nothing
 ASKED = 8  # with a cache, so many positions more or less whose logits are made are another graph
-MAKING = 8.0  # passes that a new graph is worth: one run before it is recorded, and the host's time
-_CHANGED = ("canvas", "forwards", "tokens", "order", "chances")
-_STATE = ("prompt", "end", "keys", *_CHANGED)
-
-
-class Size(NamedTuple):
-    """What steps must have in common to work on the same tensors."""
-
-    rows: int  # filled up
-    width: int  # filled up
-    padded: bool
-    packed: int  # tokens of a pass where rows lie one after the other, filled up; 0: they do not
-
-    @property
-    def tokens(self) -> int:
-        """Of a pass over whole canvases."""
-        return self.packed or self.rows * self.width
-
-    def holds(self, other: Size) -> bool:
-        """Whether rows of that size could sit here, filled up further."""
-        wide = self.width >= other.width if self.padded else self.width == other.width
-        alike = (self.padded, self.packed > 0) == (other.padded, other.packed > 0)
-        return alike and wide and self.rows >= other.rows and self.packed >= other.packed
 
 
 class Form(NamedTuple):
@@ -75,78 +46,6 @@ Body = Callable[[Rows, Tensor, Tensor, Memory | None, Tensor | None, int], None]
 
 
 @dataclass(slots=True)
-class Seats:
-    """Tensors of one size that graphs read and write. Rows sit down once and stay until others do."""
-
-    size: Size
-    rows: Rows
-    span: Tensor  # (B, K) positions of the block
-    count: Tensor  # (1,) tokens to commit
-    gates: Tensor | None = None  # (B, A) factors of the adapters, from the first step on that may have some on
-    owner: Callable[[], Rows | None] = lambda: None  # whose tensors are views of these
-    told: tuple[Tensor | None, int] = (None, 0)  # the span and the count that stand there
-
-    @classmethod
-    def of(cls, rows: Rows, span_BK: Tensor, size: Size) -> Seats:
-        """Empty ones, for rows and spans like those."""
-        device = span_BK.device
-        made = rows.take([0])
-        for name in _STATE:
-            t = getattr(rows, name)
-            wide = (size.rows, size.width) if t.dim() == 2 else (size.rows,)
-            setattr(made, name, torch.zeros(wide, dtype=t.dtype, device=device))
-        made.ends = [0 if size.padded else size.width]  # the host knows no more of them than whether they are padded
-        made.packed = size.packed
-        span = torch.zeros((size.rows, span_BK.shape[1]), dtype=torch.long, device=device)
-        return cls(size, made, span, torch.ones(1, dtype=torch.long, device=device))
-
-    def seat(self, rows: Rows, span_BK: Tensor, count: int, gates_BA: Tensor | None) -> None:
-        """Let those rows sit here; what fills the size up is the first row again, without tokens where rows are packed.
-
-        From then on the rows' tensors are views of these, so that no step copies anything. Whoever sat here gets up.
-        """
-        if self.owner() is not rows:
-            self._clear()
-            for name in _STATE:
-                given, mine = getattr(rows, name), getattr(self.rows, name)
-                if mine.dim() == 2:
-                    mine = mine[:, : given.shape[1]]
-                _fill(mine, given)
-                if name in _CHANGED:
-                    setattr(rows, name, mine[: len(given)])
-            if self.rows.packed:  # what fills the size up takes no tokens
-                self.rows.end[len(rows.at) :] = 0
-            self.owner, self.told = ref(rows), (None, 0)
-        if self.told[0] is not span_BK:
-            _fill(self.span, span_BK)
-        if self.told[1] != count:
-            self.count.fill_(count)
-        self.told = span_BK, count
-        if gates_BA is not None:
-            if self.gates is None:
-                self.gates = torch.zeros((len(self.span), gates_BA.shape[1]), device=gates_BA.device)
-            _fill(self.gates, gates_BA)
-
-    def _clear(self) -> None:
-        before = self.owner()
-        if before is not None:
-            for name in _CHANGED:
-                setattr(before, name, getattr(before, name).clone())
-
-
-def grain_of(tokens: int) -> int:
-    """The grain that numbers of packed tokens are filled up to: at most a thirty-second."""
-    return max(32, 1 << max(0, tokens.bit_length() - 6))
-
-
-def _fill(mine: Tensor, given: Tensor) -> None:
-    """Rows, and the first of them again up to the end."""
-    mine[: len(given)].copy_(given)
-    if len(given) < len(mine):
-        mine[len(given) :].copy_(given[:1].expand_as(mine[len(given) :]))
-
-
-@dataclass(slots=True)
 class Graphs:
     """The graphs of one network and protocol."""
 
@@ -155,14 +54,15 @@ class Graphs:
     body: Body  # a whole step on tensors, in place
     record: Callable[[Callable[[], None], Graphs], Callable[[], None]]  # makes something to replay of something to run
     switch: Switch | None = None  # of the adapters mounted on the network
+    seating: Seating = field(init=False)
     made: dict[Form, Callable[[], None]] = field(default_factory=dict)
-    seats: dict[Size, Seats] = field(default_factory=dict)
-    at: Seats | None = None  # where the rows at work sit
-    lost: dict[Size, float] = field(default_factory=dict)  # passes lost by sitting in a larger size than this one
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
     sent: dict[Gate, Tensor] = field(default_factory=dict)  # factors of the adapters on the device, (1, A)
     flat: Tensor | None = None  # what the memories are parts of
     pool: Any = None
+
+    def __post_init__(self) -> None:
+        self.seating = Seating(self.d.steps // self.d.blocks)
 
     def step(self, rows: Rows, span_BK: Tensor, count: int, full: bool, hidden: int) -> None:
         """One pass over all rows, in place, with the adapters as the switch says.
@@ -175,46 +75,15 @@ class Graphs:
         kind, asked = "full" if full else self.d.cache, span_BK.shape[1]
         if kind == "dual":  # elsewhere a pass costs so much more that a graph for each would not pay
             asked = min(asked, -(-hidden // ASKED) * ASKED)
-        seats = self._seats(rows, span_BK)
+        run = self.network.run_layer
+        seats = self.seating.find(rows, span_BK, self.d.cache == "none" and isinstance(run, Fused) and run.packs)
         form = Form(seats.size, kind, gates is not None, asked)
         seats.seat(rows, span_BK, count, gates)
         if form not in self.made:
             self.made[form] = self._capture(seats, form)
-        if isinstance(self.network.run_layer, Fused):
-            self.network.run_layer.claim()
+        if isinstance(run, Fused):
+            run.claim()
         self.made[form]()
-
-    def _seats(self, rows: Rows, span_BK: Tensor) -> Seats:
-        """Seats for the rows; for a whole block the same, because its memory lies by their size.
-
-        Rows leave and enter, so that sizes are many and their steps few: a size is made when sitting in a larger one
-        has cost as much. So no more than twice the least possible is ever lost.
-        """
-        if self.at is not None and self.at.owner() is rows and self.at.told[0] is span_BK:
-            return self.at
-        size = self._size(rows)
-        if size not in self.seats:
-            larger = min((s for s in self.seats if s.holds(size)), key=lambda s: s.tokens, default=None)
-            if larger is not None:
-                lost = (larger.tokens / size.tokens - 1) * (self.d.steps // self.d.blocks)
-                self.lost[size] = self.lost.get(size, 0.0) + lost
-                size = larger if self.lost[size] <= MAKING else size
-        if size not in self.seats:
-            self.seats[size] = Seats.of(rows, span_BK, size)
-        self.at = self.seats[size]
-        return self.at
-
-    def _size(self, rows: Rows) -> Size:
-        """Rows of one length are not filled up in width; others lie one after the other where layers take them so."""
-        size = next((s for s in SIZES if s >= len(rows.at)), len(rows.at))
-        run = self.network.run_layer
-        if not rows.padded:
-            return Size(size, rows.width, False, 0)
-        if self.d.cache != "none" or not (isinstance(run, Fused) and run.packs):
-            return Size(size, -(-rows.width // WIDTH) * WIDTH, True, 0)
-        tokens = sum(rows.ends)
-        fill = grain_of(tokens)
-        return Size(size, -(-rows.width // PACKED_WIDTH) * PACKED_WIDTH, True, -(-tokens // fill) * fill)
 
     def _capture(self, seats: Seats, form: Form) -> Callable[[], None]:
         memory = None
@@ -227,7 +96,7 @@ class Graphs:
             with _gated(self.switch, seats.gates if form.gated else None):
                 self.body(seats.rows, seats.span, seats.count, memory, places, form.asked)
 
-        before = {name: getattr(seats.rows, name).clone() for name in _CHANGED}
+        before = {name: getattr(seats.rows, name).clone() for name in CHANGED}
         try:
             return self.record(run, self)  # which runs it, and may fail after that
         finally:
@@ -266,7 +135,8 @@ class Graphs:
 
     def memory_of(self, rows: Rows) -> Memory | None:
         """A copy of what is kept of these rows, who sit here; None where nothing is."""
-        memory = None if self.at is None else self.memories.get((self.at.size.rows, self.at.size.width))
+        at = self.seating.at
+        memory = None if at is None else self.memories.get((at.size.rows, at.size.width))
         if memory is None:
             return None
         count, width = rows.canvas.shape
@@ -345,9 +215,7 @@ def release(network: Decoder) -> None:
     """Give back what the network's graphs hold: they keep the memory of the largest batch they were made for."""
     for graphs in filter(None, _known(network).values()):
         graphs.made.clear()
-        graphs.seats.clear()
-        graphs.lost.clear()
-        graphs.at = None
+        graphs.seating = Seating(graphs.seating.passes)
         graphs.memories.clear()
         graphs.flat = graphs.pool = None
 
