@@ -1,4 +1,4 @@
-"""The sampler: the recorded completions, a slow reference loop written here, invariance, noise, cost, and refusals."""
+"""The sampler: the recorded completions, a slow reference loop written here, invariance, cost, and refusals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from places import PARITY
-from scipy import stats
 from torch import Tensor
 
 from triaxis.errors import UserError, override
-from triaxis.sampling.denoise import choose, commit
+from triaxis.sampling.denoise import commit
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.noise import ORDER, TOKENS, uniforms
 from triaxis.sampling.schedule import Decode
@@ -185,80 +182,7 @@ def test_seeds_matter_where_something_is_drawn_and_only_there(parity: Executor) 
     ]
 
 
-# --- noise ---
-
-
-def test_draws_are_uniform_and_strictly_inside_the_unit_interval() -> None:
-    keys = torch.tensor([stream_key("a", i) for i in range(20)])
-    u = uniforms(keys, TOKENS, 3, torch.arange(10).expand(20, 10), 500).flatten().numpy()
-    assert u.dtype == np.float64
-    assert u.min() > 0
-    assert u.max() < 1
-    assert stats.kstest(u, "uniform").pvalue > 0.01
-    assert len(np.unique(u)) == u.size
-
-
-def test_the_largest_draw_is_below_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """-log(-log 1) would be infinite and that token would always win."""
-    import triaxis.sampling.noise as noise
-
-    for bits, low, high in ((-1, 1 - 1e-15, 1.0), (0, 0.0, 1e-15)):
-        monkeypatch.setattr(noise, "mix", lambda x, bits=bits: torch.full_like(x, bits))
-        u = float(uniforms(torch.tensor([1]), TOKENS, 0, torch.tensor([[0]]), 1))
-        assert low < u < high
-
-
-def test_draws_do_not_correlate_along_any_index() -> None:
-    keys = torch.tensor([stream_key("b", i) for i in range(12)])
-    places = torch.arange(16).expand(12, 16)
-    u = np.stack([uniforms(keys, stream, s, places, 32).numpy() for stream in (TOKENS, ORDER) for s in range(8)])
-    u = u.reshape(2, 8, 12, 16, 32)  # stream, step, key, place, token
-    for axis, name in enumerate(("stream", "step", "key", "place", "token")):
-        for lag in (1, 2, 5):
-            if lag >= u.shape[axis]:
-                continue
-            a, b = np.take(u, range(lag, u.shape[axis]), axis), np.take(u, range(u.shape[axis] - lag), axis)
-            r = np.corrcoef(a.ravel(), b.ravel())[0, 1]
-            assert abs(r) < 4.5 / a.size**0.5, (name, lag, r)
-
-
-def test_a_draw_depends_on_its_own_row_and_place_only() -> None:
-    keys = torch.tensor([5, 6, 7])
-    places = torch.tensor([[0, 1, 2, 3]]).expand(3, 4)
-    u = uniforms(keys, TOKENS, 2, places, 6)
-    assert torch.equal(uniforms(keys[1:2], TOKENS, 2, places[:1, 2:], 6)[0], u[1, 2:])
-    assert torch.equal(uniforms(keys, TOKENS, 2, places, 3), u[..., :3])
-    assert not torch.equal(uniforms(keys, TOKENS, 3, places, 6), u)
-    assert not torch.equal(uniforms(keys, ORDER, 2, places, 6), u)
-
-
-def test_stream_keys_are_distinct_and_stable() -> None:
-    keys = {stream_key(seed, f"item-{i}", branch) for seed in range(5) for i in range(50) for branch in range(5)}
-    assert len(keys) == 1250
-    assert all(0 <= k < 1 << 63 for k in keys)
-    assert stream_key(0, "gradeschool-test-0000", 0) == 6153991092703708167
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_gumbel_max_draws_from_the_softmax_at_that_temperature(temperature: float) -> None:
-    rows, logits = 6000, torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])
-    keys = torch.tensor([stream_key("g", i) for i in range(rows)])
-    d = Decode(temperature=temperature)
-    ids, _, _ = choose(logits.expand(rows, 1, 5), keys, 4, torch.zeros(rows, 1, dtype=torch.long), d)
-    expected = torch.softmax(logits.double() / temperature, -1).numpy() * rows
-    observed = np.bincount(ids.flatten().numpy(), minlength=5)
-    assert stats.chisquare(observed, expected).pvalue > 0.01
-
-
-def test_confidence_is_the_probability_without_noise() -> None:
-    logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
-    places = torch.arange(3).expand(2, 3)
-    for temperature in (0.0, 3.0):
-        ids, confidence, _ = choose(logits, torch.tensor([1, 2]), 0, places, Decode(temperature=temperature))
-        torch.testing.assert_close(confidence, logits.softmax(-1).gather(-1, ids[..., None])[..., 0])
-
-
-# --- commitment and the schedule ---
+# --- commitment ---
 
 
 def test_ties_go_to_the_lowest_hidden_position() -> None:
@@ -269,24 +193,6 @@ def test_ties_go_to_the_lowest_hidden_position() -> None:
     assert block.tolist() == [[9, 1, 9, 9, 9]], "nothing writes into its argument"
     wide = commit(torch.full((2, 500), 9), torch.zeros(2, 500, dtype=torch.long), torch.full((2, 500), 0.5), 30, 9)
     assert wide.tolist() == [[0] * 30 + [9] * 470] * 2
-
-
-def test_a_schedule_with_a_remainder() -> None:
-    assert Decode(gen_length=32, block_length=32, steps=5).commits(32) == [7, 7, 6, 6, 6]
-    assert Decode(gen_length=32, block_length=16, steps=20).commits(16) == [2] * 6 + [1] * 4
-
-
-@given(st.data())
-def test_commits_sum_to_the_masks_and_never_increase(data: st.DataObject) -> None:
-    block = data.draw(st.integers(1, 128))
-    blocks = data.draw(st.integers(1, 8))
-    steps = data.draw(st.integers(1, block))
-    commits = Decode(gen_length=block * blocks, block_length=block, steps=steps * blocks).commits(block)
-    assert len(commits) == steps
-    assert sum(commits) == block
-    assert commits == sorted(commits, reverse=True)
-    assert commits[-1] > 0
-    assert commits[0] - commits[-1] <= 1
 
 
 # --- cost, counted from what ran ---
@@ -426,82 +332,6 @@ def test_every_end_mark_of_the_family_ends_a_row(parity: Executor) -> None:
 
 
 # --- refusals ---
-
-BAD_DECODE: list[tuple[dict[str, Any], str, str]] = [
-    ({"gen_length": 0}, "gen_length=0", "at least 1"),
-    ({"gen_length": -32}, "gen_length=-32", "at least 1"),
-    ({"gen_length": 32.0}, "gen_length=32.0", "whole number"),
-    ({"gen_length": "32"}, "gen_length='32'", "whole number"),
-    ({"gen_length": True, "block_length": 1, "steps": 1}, "gen_length=True", "whole number"),
-    ({"block_length": 0}, "block_length=0", "at least 1"),
-    ({"gen_length": 100, "block_length": 32}, "gen_length=100", "try 96"),
-    ({"gen_length": 16, "block_length": 32}, "gen_length=16", "try 32"),
-    ({"steps": None}, "steps=None", "whole number"),
-    ({"steps": 63}, "steps=63", "try 60"),
-    ({"steps": 2}, "steps=2", "try 4"),
-    ({"steps": 256}, "steps=256", "try 128"),
-    ({"temperature": -0.1}, "temperature=-0.1", "from 0 to"),
-    ({"temperature": float("nan")}, "temperature=nan", "number"),
-    ({"temperature": float("inf")}, "temperature=inf", "from 0 to"),
-    ({"temperature": 10**400}, "temperature=1000", "from 0 to"),
-    ({"temperature": "0.7"}, "temperature='0.7'", "number"),
-    ({"temperature": True}, "temperature=True", "number"),
-    ({"cfg_scale": -1}, "cfg_scale=-1", "from 0 to"),
-    ({"cfg_scale": None}, "cfg_scale=None", "number"),
-    ({"remasking": "low_confidance"}, "remasking='low_confidance'", "did you mean 'low_confidence'"),
-    ({"remasking": None}, "remasking=None", "known: low_confidence, random"),
-    ({"stop": "eos-block"}, "stop='eos-block'", "did you mean 'eos_block'"),
-    ({"cache": "Prefix"}, "cache='Prefix'", "did you mean 'prefix'"),
-    ({"threshold": 0.0}, "threshold=0.0", "above 0 and at most 1"),
-    ({"threshold": 1.5}, "threshold=1.5", "above 0 and at most 1"),
-    ({"threshold": "0.9"}, "threshold='0.9'", "None or a number"),
-    ({"threshold": True}, "threshold=True", "None or a number"),
-    ({"factor": float("nan")}, "factor=nan", "None or a number"),
-    ({"factor": -1}, "factor=-1", "None or a number"),
-    ({"factor": 1.0, "threshold": 0.9}, "threshold=0.9 and factor=1.0", "exclude"),
-    ({"threshold": 0.9, "remasking": "random"}, "threshold", "use remasking='low_confidence'"),
-    ({"refresh": -1, "cache": "dual"}, "refresh=-1", "whole number"),
-    ({"refresh": 2.0, "cache": "dual"}, "refresh=2.0", "whole number"),
-    ({"refresh": 2}, "refresh=2", "use cache='prefix' or 'dual'"),
-]
-
-
-@pytest.mark.parametrize(("changes", "value", "move"), BAD_DECODE, ids=[str(c)[:40] for c, *_ in BAD_DECODE])
-def test_a_bad_setting_is_refused_with_its_value_and_the_next_move(
-    changes: dict[str, Any], value: str, move: str
-) -> None:
-    for make in (lambda: Decode(**changes), lambda: override(Decode(), changes)):
-        with pytest.raises(UserError) as refused:
-            make()
-        message = str(refused.value)
-        assert value in message
-        assert move in message
-        assert "\n" not in message
-
-
-@pytest.mark.parametrize("changes", [c for c, _, move in BAD_DECODE if "try" in move], ids=str)
-def test_the_value_a_message_proposes_is_accepted(changes: dict[str, Any]) -> None:
-    with pytest.raises(UserError) as refused:
-        Decode(**changes)
-    message = str(refused.value)
-    name, proposed = message.split("=")[0], int(message.rsplit("try ", 1)[1])
-    steps = {} if name == "steps" else {"steps": proposed // changes["block_length"]}
-    Decode(**{**changes, name: proposed, **steps})
-
-
-def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(UserError, match="unknown setting 'step' of Decode; did you mean 'steps'"):
-        override(Decode(), {"step": 3})
-
-
-def test_decode_is_frozen_and_hashable_and_prints_all_its_fields() -> None:
-    d = Decode()
-    with pytest.raises(AttributeError):
-        d.steps = 3  # type: ignore[misc]
-    assert d in {Decode(): 1}
-    assert list(d.card()) == ["gen_length", "block_length", "steps", "temperature", "remasking", "cfg_scale",
-                              "threshold", "cache", "stop", "factor", "refresh"]  # fmt: skip
-
 
 BAD_PROMPTS: list[tuple[list[Any], str]] = [
     ([[1, 2], []], "prompt 1 is empty; give"),
