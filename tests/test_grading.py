@@ -194,11 +194,11 @@ def test_no_near_number_raises_and_answers_are_canonical(text: str) -> None:
 )
 def test_a_megabyte_is_graded_in_linear_time(piece: str) -> None:
     text = "#### 1" + piece * (1_000_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     grade(text, "42", fallback=True)
     grade(text, "Paris")
     grade(text[6:], "42", fallback=True)
-    assert time.perf_counter() - start < 1.5  # measured: under 0.15 s
+    assert time.process_time() - start < 1.5  # measured: under 0.15 s
 
 
 # --- the second grader ---------------------------------------------------------------------------------------

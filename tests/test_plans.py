@@ -366,7 +366,7 @@ def test_sources_that_cannot_be(tiny: Executor) -> None:
 
 def test_an_answer_with_a_large_exponent_is_no_number() -> None:
     """Found by fuzzing: ten to the ten millionth was computed to ask whether a plan states it."""
-    began = time.monotonic()
+    began = time.process_time()
     assert not read.leaks("it is 19", "19191e9991919")
     assert read.leaks("it is 1e9999999", "1e9999999")  # as text
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1

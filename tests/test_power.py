@@ -163,9 +163,9 @@ def test_the_saw_tooth_is_real():
 
 def test_twenty_thousand_items_in_well_under_a_second():
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         mde80(20_000, 0.26), power(20_000, 0.9, 0.01), n80(0.0101, 0.26), mde_equivalence(20_000, 0.26)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     pw._mde.cache_clear(), pw._boundary_block.cache_clear()
     assert min(seconds(), seconds()) < 1.0
