@@ -17,7 +17,7 @@ from triaxis.tasks import load_task
 from triaxis.tasks.base import Item
 from triaxis.tasks.gradeschool import MAX_SOLUTION_CHARS, MAX_VALUE, Dice, Problem, is_test, plan_text, problems
 from triaxis.train import tiny_data
-from triaxis.train.tiny_data import Example, executor_examples, planner_examples
+from triaxis.train.families.tiny_data import Example, executor_examples, planner_examples
 
 STREAM = 20_000
 BANNED = ("Plan:", "Hint:", "<plan>", "step by step", "Let's think", "Solution Plan")

@@ -26,8 +26,7 @@ from triaxis.tasks import load_task
 from triaxis.tasks.gradeschool import Dice
 from triaxis.tasks.grading import grade
 from triaxis.train import small
-from triaxis.train.recipes import default_recipe
-from triaxis.train.small_data import (
+from triaxis.train.families.small_data import (
     PAIRS,
     RESPONSE,
     batches,
@@ -39,8 +38,9 @@ from triaxis.train.small_data import (
     templates,
     usable,
 )
-from triaxis.train.small_varied import template, vary
-from triaxis.train.whole import Course, Masters, fit
+from triaxis.train.families.small_varied import template, vary
+from triaxis.train.families.whole import Course, Masters, fit
+from triaxis.train.recipes import default_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,7 +137,7 @@ def test_plans_in_words_and_spoiled_steps() -> None:
 
 
 def test_a_corpus_is_the_same_for_any_number_of_workers(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triaxis.train.small_data.CHUNK", 64)
+    monkeypatch.setattr("triaxis.train.families.small_data.CHUNK", 64)
     one = make_corpus(work / small.SOURCE, "planner", 200, seed=3)
     again = make_corpus(work / small.SOURCE, "planner", 200, seed=3)
     assert len(one) + one.left_out == 256
@@ -294,7 +294,7 @@ def test_other_settings_do_not_go_on_with_a_checkpoint(
     assert train("executor", tmp_path, "--shift", 0) == 2
     assert "shift=1, not 0; choose another --out" in capsys.readouterr().err
     assert run("planner", "--out", tmp_path / "nowhere") == 2
-    assert "the model is not there; run: python -m triaxis.train.small prepare" in capsys.readouterr().err
+    assert "the model is not there; run: python -m triaxis.train.families.small prepare" in capsys.readouterr().err
 
 
 def test_what_training_makes_is_used_like_any_other_folder(work: Path) -> None:

@@ -61,7 +61,7 @@ def test_one_tokenizer_for_all() -> None:
 
 @pytest.mark.slow
 def test_the_shipped_tokenizer_is_what_the_script_makes() -> None:
-    from triaxis.train.tiny_data import train_tokenizer
+    from triaxis.train.families.tiny_data import train_tokenizer
 
     made = json.loads(train_tokenizer().to_str())
     assert made == json.loads((find_folder("tiny", "executor") / "tokenizer.json").read_text())

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from triaxis.errors import UserError
 from triaxis.models.llada import LladaConfig, LladaNetwork
 from triaxis.train import tiny
-from triaxis.train.loss import draw_masks, masked_cross_entropy
-from triaxis.train.tiny import EXECUTOR, Recipe, batches, fit, recipe_of
-from triaxis.train.tiny_data import (
+from triaxis.train.families.tiny import EXECUTOR, Recipe, batches, fit, recipe_of
+from triaxis.train.families.tiny_data import (
     RESPONSE,
     Example,
     Tokens,
@@ -29,6 +28,7 @@ from triaxis.train.tiny_data import (
     tokenise,
     train_tokenizer,
 )
+from triaxis.train.loss import draw_masks, masked_cross_entropy
 
 MICRO = Recipe(steps=6, batch=4, rate=1e-2, warmup=2, examples=40)
 
@@ -325,7 +325,17 @@ def test_a_place_that_cannot_be_written(
 
 @pytest.mark.slow
 def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "triaxis.train.tiny", "--steps", "1", "--examples", "256", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "triaxis.train.families.tiny",
+        "--steps",
+        "1",
+        "--examples",
+        "256",
+        "--device",
+        "cpu",
+    ]
     for _ in range(2):
         done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr

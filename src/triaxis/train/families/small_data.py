@@ -34,7 +34,7 @@ from triaxis.tasks.base import Item
 from triaxis.tasks.gradeschool import WORDS, Dice
 from triaxis.tasks.grading import canonical
 from triaxis.tasks.wordproblems import problems
-from triaxis.train.small_varied import Template, template, vary
+from triaxis.train.families.small_varied import Template, template, vary
 
 CHUNK = 4096  # rows
 RESPONSE = 64  # tokens of the canvas the executor is trained for, end mark included

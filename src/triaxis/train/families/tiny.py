@@ -1,7 +1,7 @@
 """Train the tiny family: one command makes the tokenizer, the executor and the three planners.
 
-    python -m triaxis.train.tiny --out work-tiny            # all of it, resumable
-    python -m triaxis.train.tiny --out work-tiny --only executor --seed 1
+    python -m triaxis.train.families.tiny --out work-tiny            # all of it, resumable
+    python -m triaxis.train.families.tiny --out work-tiny --only executor --seed 1
 
 Everything is drawn from (seed, step), so a killed run continues exactly where it stopped. Checkpoints
 and results are safetensors. Takes minutes on a GPU, hours on two cores.
@@ -28,8 +28,7 @@ from triaxis.errors import UserError, override
 from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.llada import LladaConfig, LladaNetwork
 from triaxis.models.load import find_device
-from triaxis.train.loss import draw_masks, masked_cross_entropy
-from triaxis.train.tiny_data import (
+from triaxis.train.families.tiny_data import (
     ASSISTANT,
     EOS,
     MASK,
@@ -41,6 +40,7 @@ from triaxis.train.tiny_data import (
     tokenise,
     train_tokenizer,
 )
+from triaxis.train.loss import draw_masks, masked_cross_entropy
 
 BLOCK = 8
 PLANNERS = {  # name: (width, layers, heads, feed-forward width)

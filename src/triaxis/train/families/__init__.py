@@ -1,0 +1,1 @@
+"""How the families `tiny` and `small` were made: networks whose weights are all trained, and on what."""
