@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).with_name("faults")))
 from crashes import Operation, Recorded
-from lab import Child, Count, Lab, contents
+from lab import LONGEST, Child, Count, Lab, contents
 from run import faults, rounds, table
 
 from triaxis.errors import UserError
@@ -81,6 +81,7 @@ def test_a_cut_keeps_what_was_synced_and_any_part_of_the_rest(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * 2 * LONGEST)  # two rounds of two runs each; a Ray cluster on a busy machine takes minutes
 @pytest.mark.parametrize("name", [name for name, _, _ in faults(None)])
 def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
     [(_, fault, lacks)] = faults([name])
