@@ -16,7 +16,7 @@ from triaxis.plans.corrupt import NEUTRAL
 from triaxis.tasks import load_task
 from triaxis.tasks.base import Item
 from triaxis.tasks.gradeschool import MAX_SOLUTION_CHARS, MAX_VALUE, Dice, Problem, is_test, plan_text, problems
-from triaxis.train import tiny_data
+from triaxis.train.families import tiny_data
 from triaxis.train.families.tiny_data import Example, executor_examples, planner_examples
 
 STREAM = 20_000

@@ -25,7 +25,7 @@ from triaxis.sampling.schedule import Decode
 from triaxis.tasks import load_task
 from triaxis.tasks.gradeschool import Dice
 from triaxis.tasks.grading import grade
-from triaxis.train import small
+from triaxis.train.families import small
 from triaxis.train.families.small_data import (
     PAIRS,
     RESPONSE,

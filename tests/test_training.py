@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from triaxis.errors import UserError
 from triaxis.models.llada import LladaConfig, LladaNetwork
-from triaxis.train import tiny
+from triaxis.train.families import tiny
 from triaxis.train.families.tiny import EXECUTOR, Recipe, batches, fit, recipe_of
 from triaxis.train.families.tiny_data import (
     RESPONSE,

@@ -101,7 +101,7 @@ def say(line: str) -> None:
 
 
 def prepare(a: argparse.Namespace) -> None:
-    from triaxis.train import small
+    from triaxis.train.families import small
 
     if not (a.out / small.SOURCE / "model.safetensors").is_file():
         small.prepare(a.out, a.gguf, a.size.layers)
@@ -130,14 +130,14 @@ def wait(started: Sequence[tuple[str, subprocess.Popen[bytes]]]) -> None:
 
 def planners(a: argparse.Namespace) -> tuple[str, ...]:
     """The original and its copy tuned on plans, as far as they were made."""
-    from triaxis.train import small
+    from triaxis.train.families import small
 
     folders = (a.out / n for n in (small.SOURCE, small.TUNED))
     return tuple(str(f) for f in folders if (f / "model.safetensors").is_file())
 
 
 def executor(a: argparse.Namespace) -> str:
-    from triaxis.train import small
+    from triaxis.train.families import small
 
     return str(a.out / small.EXECUTOR)
 
