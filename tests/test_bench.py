@@ -24,7 +24,9 @@ from triaxis.sampling.agreement import MODES, Row, agreement, modes_of, presets,
 from triaxis.sampling.cache import CPU_TOKENS
 from triaxis.sampling.executor import Executor
 from triaxis.sampling.reference import PlainLlada, generate, get_num_transfer_tokens
+from triaxis.sampling.rows import most_rows
 from triaxis.sampling.schedule import Decode
+from triaxis.sampling.seats import SIZES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., tuple[int, str, str]]
@@ -176,6 +178,12 @@ def test_a_shape_with_random_weights_runs_every_case(monkeypatch: pytest.MonkeyP
     late = speed.of_shape("small", device=torch.device("cpu"), quick=True, budget=-1.0)
     assert not late.timings
     assert all("left out" in note for note in late.notes[1:])
+
+
+def test_an_automatic_batch_of_a_gpu_needs_no_filling() -> None:
+    assert most_rows(65536, 278, SIZES) == 224
+    assert most_rows(65536, 278, ()) == 235
+    assert most_rows(278, 278, SIZES) == 1
 
 
 def test_ragged_prompts_are_of_like_lengths_and_within_bounds() -> None:

@@ -165,10 +165,13 @@ class Queue:
         return fresh if rows is None else rows.join(fresh, self.layout.mask_id)
 
     def _fits(self, count: int, width: int) -> bool:
-        if not self.room or count == 1:
-            return True
-        most = self.room // width
-        return count <= max((s for s in self.sizes if s <= most), default=most)
+        return not self.room or count == 1 or count <= most_rows(self.room, width, self.sizes)
+
+
+def most_rows(room: int, width: int, sizes: Sequence[int]) -> int:
+    """Rows of that width that a pass of `room` tokens takes: the largest number that costs no filling."""
+    most = room // width
+    return max((s for s in sizes if s <= most), default=most)
 
 
 def results(rows: Rows, d: Decode, ends: Tensor, paths: dict[int, list[list[int]]]) -> dict[int, Denoised]:

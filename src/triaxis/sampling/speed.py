@@ -32,7 +32,9 @@ from triaxis.models.random import fill_random, put_plain
 from triaxis.sampling.cache import fitting_tokens
 from triaxis.sampling.denoise import denoise
 from triaxis.sampling.reference import PlainLlada, generate
+from triaxis.sampling.rows import most_rows
 from triaxis.sampling.schedule import Decode
+from triaxis.sampling.seats import SIZES
 from triaxis.streams import stream_key
 
 SHAPES: dict[str, LladaConfig] = {
@@ -353,7 +355,8 @@ class _Bench:
     def automatic(self, d: Decode) -> int:
         """Rows of a batch as an executor chooses it."""
         length = PROMPT + d.gen_length
-        return min(len(self.prompts), fitting_tokens(self.network, self.config.rows, d, length) // length)
+        room = fitting_tokens(self.network, self.config.rows, d, length)
+        return min(len(self.prompts), most_rows(room, length, SIZES if self.device.type == "cuda" else ()))
 
     def time(self, case: Case, ceiling_tflops: float) -> Timing:
         """Run a case, first for what is done once, then for the time; the answer says how many rows a batch had."""
