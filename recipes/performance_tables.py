@@ -93,13 +93,14 @@ def recipes(found: Mapping[str, Any]) -> Iterator[str]:
 def training_scale(found: Mapping[str, Any]) -> Iterator[str]:
     """The same global batch on one and two GPUs."""
     yield f"{found['device']}; {found['shape']}, {found['rows_a_step']} rows of {found['row_tokens']} tokens a step;"
-    yield f"started by {found['launcher']}."
+    yield f"started by {found['launcher']}; {found['rounds']} rounds of one GPU, then two."
     yield ""
-    yield "| | layers | GPUs | tokens/s | ratio | GB a GPU |"
+    yield "| | layers | GPUs | tokens/s | ratio (each round) | GB a GPU |"
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
     for t in found["runs"]:
         how, speed_ = "compiled" if t["compiled"] else "as written", f"{t['tokens_per_second']:,.0f}"
-        yield row(t["way"], how, t["processes"], speed_, f"{t['ratio']:.2f}", f"{t['memory_gb']:.1f}")
+        ratio = f"{t['ratio']:.2f} ({', '.join(f'{r:.2f}' for r in t['ratios'])})" if t["processes"] > 1 else "1"
+        yield row(t["way"], how, t["processes"], speed_, ratio, f"{t['memory_gb']:.1f}")
     yield ""
     yield "| adapters after four steps, against one process | " + " | ".join(found["differences"]) + " |"
     yield "| --- |" + " ---: |" * len(found["differences"])

@@ -1,14 +1,16 @@
 """What several GPUs of one host give to training, and whether they train the same adapter as one.
 
-    python -m triaxis.train.scale --shape llada-8b --processes 2        # two GPUs, under five minutes; no download
+    python -m triaxis.train.scale --shape llada-8b --processes 2        # two GPUs, about six minutes; no download
 
 The same global batch in one process and in several, once with the frozen weights whole in each (data parallel) and once
-in parts, layers as written and, on GPUs, compiled: tokens a second, memory, their ratio. Then a few steps of each in
-torch's deterministic mode, whose adapters are compared. One process computes as many parts of a step as there are
-processes, so parts have the same rows, masks and dropout whoever computes them (`fit._step`); what is left is the order
-in which gradients are summed, and whatever a GPU's kernels do not repeat: one process trains twice, for that. Adam's
-first steps go by a gradient's sign, so in bf16, where small gradients are noise, adapters differ by percents; the test
-is four layers in float32.
+in parts, layers as written and, on GPUs, compiled: tokens a second, memory, their ratio. A GPU under its power cap can
+be a tenth slower a minute later, so one process and several take turns, in rounds, and each round has its own ratio.
+
+Then a few steps of each in torch's deterministic mode, whose adapters are compared. One process computes as many parts
+of a step as there are processes, so parts have the same rows, masks and dropout whoever computes them (`fit._step`);
+what is left is the order in which gradients are summed, and whatever a GPU's kernels do not repeat: one process trains
+twice, for that. Adam's first steps go by a gradient's sign, so in bf16, where small gradients are noise, adapters differ
+by percents; the test is four layers in float32.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -39,9 +42,11 @@ from triaxis.train.speed import ROWS, Bench, Watch
 
 SAME = 1e-3  # of an adapter's norm: adapters trained in float32 that differ by less are called the same
 LAYERS = 4  # of the shape, in float32
+TIMED = 20  # steps, after the first ones
 STEPS = 4  # of the adapters that are compared
 WAYS = {"data parallel": False, "frozen weights in parts": True}
 REPEATED = "one process again"
+MEASURED: dict[str, Any] = {"tokens_per_second": 0.0, "seconds": 0.0, "memory_gb": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,7 @@ class Ran:
     tokens_per_second: float
     seconds: float  # a step
     memory_gb: float | None
+    round: int = 0
 
 
 # ---------------------------------------------------------------- in each process
@@ -64,7 +70,7 @@ def work(a: argparse.Namespace) -> None:
     processes = started()
     bench = Bench(a.shape, own_device(find_device(a.device)), a.row_tokens, 4 if a.quick else None)
     batch, parts = a.rows * a.processes, a.processes // processes
-    recipe = replace(RECIPES["prefix"], batch=batch, accumulate=parts, warmup=0, every=10**9, steps=2 * LOG_EVERY)
+    recipe = replace(RECIPES["prefix"], batch=batch, accumulate=parts, warmup=0, every=10**9, steps=TIMED + LOG_EVERY)
     found = []
     for way, sharded in WAYS.items():
         if sharded and processes == 1:
@@ -74,12 +80,12 @@ def work(a: argparse.Namespace) -> None:
             bench.train(bench.fresh(), replace(recipe, compiled=compiled), watch, sharded)
             ran = Ran(
                 way=way, compiled=compiled, processes=processes, seconds=watch.seconds, memory_gb=watch.memory_gb,
-                tokens_per_second=batch * a.row_tokens / watch.seconds,
+                tokens_per_second=batch * a.row_tokens / watch.seconds, round=a.round,
             )  # fmt: skip
             found.append(asdict(ran))
             if sharded:
                 bench.executor = None  # its weights are given up
-        for kind, made in kinds(bench).items():
+        for kind, made in kinds(bench).items() if a.round == 0 else ():
             _adapter(made, replace(recipe, steps=STEPS), a.out / kind / way, sharded)
             if processes == 1:
                 _adapter(made, replace(recipe, steps=STEPS), a.out / kind / REPEATED, sharded)
@@ -110,21 +116,39 @@ def _adapter(bench: Bench, recipe: Recipe, out: Path, sharded: bool) -> None:
 def compare(a: argparse.Namespace) -> dict[str, Any]:
     """Start the processes, one way after the other; everything they found."""
     with tempfile.TemporaryDirectory() as scratch:
-        one, many = (Path(scratch) / str(n) for n in (1, a.processes))
-        ran = _start(a, one, 1) + _start(a, many, a.processes)
+        ran = [
+            Ran(**found)
+            for k in range(a.rounds)
+            for n in (1, a.processes)
+            for found in _start(a, Path(scratch) / f"{n}-{k}", n, k)
+        ]
+        one, many = (Path(scratch) / f"{n}-0" for n in (1, a.processes))
         differences = {f.name: dict(_differences(f, many / f.name)) for f in sorted(one.iterdir()) if f.is_dir()}
-    runs = [Ran(**r) for r in ran]
-    single = {r.compiled: r.tokens_per_second for r in runs if r.processes == 1}
+    runs = list(_summed(ran))
     where = find_device(a.device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
     return {
         "device": f"{a.processes} x {name}, torch {torch.__version__}", "shape": a.shape, "row_tokens": a.row_tokens,
-        "rows_a_step": a.rows * a.processes, "launcher": a.launcher,
-        "runs": [asdict(r) | {"ratio": r.tokens_per_second / single[r.compiled]} for r in runs],
-        "tokens_per_second": max(r.tokens_per_second for r in runs),
+        "rows_a_step": a.rows * a.processes, "launcher": a.launcher, "rounds": a.rounds,
+        "runs": runs,
+        "tokens_per_second": max(r["tokens_per_second"] for r in runs),
         "differences": differences, "tolerance": SAME,
         "same": all(d <= SAME for d in differences["float32"].values()),
     }  # fmt: skip
+
+
+def _summed(ran: Sequence[Ran]) -> Iterator[dict[str, Any]]:
+    """Each way once: over its rounds the mean step and the most memory; its ratio to one process in each round."""
+    alone = {(r.compiled, r.round): r.seconds for r in ran if r.processes == 1}
+    for first in (r for r in ran if r.round == 0):
+        same = [r for r in ran if replace(r, round=0, **MEASURED) == replace(first, **MEASURED)]
+        seconds = fmean(r.seconds for r in same)
+        yield asdict(first) | {
+            "seconds": seconds, "tokens_per_second": first.tokens_per_second * first.seconds / seconds,
+            "memory_gb": max((r.memory_gb for r in same if r.memory_gb), default=None),
+            "ratio": fmean(alone[r.compiled, r.round] for r in same) / seconds,
+            "ratios": [alone[r.compiled, r.round] / r.seconds for r in same],
+        }  # fmt: skip
 
 
 def _differences(one: Path, many: Path) -> Iterator[tuple[str, float]]:
@@ -135,15 +159,15 @@ def _differences(one: Path, many: Path) -> Iterator[tuple[str, float]]:
     yield REPEATED, difference(alone, update(one / REPEATED))
 
 
-def _start(a: argparse.Namespace, out: Path, processes: int) -> list[dict[str, Any]]:
+def _start(a: argparse.Namespace, out: Path, processes: int, round_: int) -> list[dict[str, Any]]:
     """Run `work` in so many processes. UserError where it fails."""
     out.mkdir()
     command = [
         *launcher(a.launcher, processes), "-m", "triaxis.train.scale", "--work", "--out", str(out), "--shape", a.shape,
         "--processes", str(a.processes), "--rows", str(a.rows), "--row-tokens", str(a.row_tokens),
-        *(["--device", a.device] if a.device else []), *(["--quick"] if a.quick else []),
+        "--round", str(round_), *(["--device", a.device] if a.device else []), *(["--quick"] if a.quick else []),
     ]  # fmt: skip
-    say(f"{processes} processes")
+    say(f"{processes} processes, round {round_ + 1} of {a.rounds}")
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", **os.environ}
     if subprocess.run(command, stdout=sys.stderr, env=environment).returncode:
         raise UserError(f"training in {processes} processes failed; its lines above say why")
@@ -183,6 +207,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--launcher", choices=("torchrun", "accelerate"), default="torchrun")
     parser.add_argument("--quick", action="store_true", help="four layers: does everything run?")
+    parser.add_argument("--rounds", type=int, default=2, help="of one process, then several")
+    parser.add_argument("--round", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)

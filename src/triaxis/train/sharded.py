@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import json
+from os import environ
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -61,7 +63,9 @@ class _InParts:
                 weight = p.of(whole).data
                 p.table[p.name] = nn.Parameter(weight, requires_grad=False) if p.parameter else weight
         self.held: list[int] = [-1] * BUFFERS  # the layer whose weights are in each buffer, or on their way there
-        self.coming: list[dist.Work | None] = [None] * BUFFERS
+        self.coming: list[_Coming | None] = [None] * BUFFERS
+        reached = _reached(self.mine)
+        self.bring: _Bring = _Gathered(self.mine) if reached is None else _Read(reached)
 
     def __call__(self, layer: Layer, x: Tensor, *given: object) -> Tensor:
         k = self.number[layer]
@@ -83,8 +87,103 @@ class _InParts:
         place = k % BUFFERS
         if self.held[place] != k:
             self.held[place] = k
-            gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before 2.13
-            self.coming[place] = gather(self.whole[k], self.mine[k], async_op=True)
+            self.coming[place] = self.bring(self.whole[k], k)
+
+
+class _Coming(Protocol):
+    """Weights on their way."""
+
+    def wait(self) -> object:
+        """The device's current stream waits for them, not the host."""
+
+
+class _Bring(Protocol):
+    """A way to fill `whole` with layer k's weights once everything queued by now is done."""
+
+    def __call__(self, whole: Tensor, k: int) -> _Coming | None: ...
+
+
+class _Gathered:
+    """All processes at once, by their backend's collective."""
+
+    def __init__(self, mine: list[Tensor]) -> None:
+        self.mine = mine
+
+    def __call__(self, whole: Tensor, k: int) -> dist.Work | None:
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before 2.13
+        work: dist.Work | None = gather(whole, self.mine[k], async_op=True)
+        return work
+
+
+class _Read:
+    """Each process for itself, out of the other GPUs' memory. Frozen weights do not change, so none waits for another.
+
+    parts: of each layer, by rank; those of other processes are their memory.
+    """
+
+    def __init__(self, parts: list[list[Tensor]]) -> None:
+        n = dist.get_world_size()
+        self.parts, self.stream = parts, torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.order = [(dist.get_rank() + k) % n for k in range(n)]  # not all out of the same GPU
+
+    def __call__(self, whole: Tensor, k: int) -> torch.cuda.Event:
+        size = len(self.parts[k][0])
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            for r in self.order:
+                whole[r * size :][:size].copy_(self.parts[k][r], non_blocking=True)
+            arrived: torch.cuda.Event = self.stream.record_event()
+        return arrived
+
+
+def _reached(mine: list[Tensor]) -> list[list[Tensor]] | None:
+    """Every process's parts by layer and rank, as memory this GPU can read; None where it or another one cannot.
+
+    They are opened as memory of this process's own device: a copy from another device would be queued on that one.
+    """
+    if mine[0].device.type != "cuda" or environ.get("LOCAL_WORLD_SIZE") != environ.get("WORLD_SIZE"):
+        return None
+    me, here = dist.get_rank(), torch.cuda.current_device()
+    parts: list[list[Tensor]] = [[] for _ in mine]
+    try:
+        said = json.dumps([_told(part) for part in mine])
+    except RuntimeError:  # memory that cannot be shared
+        said = "[]"
+    possible = torch.ones((), device=mine[0].device)
+    for rank, heard in enumerate(map(json.loads, _exchanged(said, mine[0].device))):
+        try:
+            for k, part in enumerate(mine):
+                parts[k].append(part if rank == me else _opened(heard[k], here))
+        except (RuntimeError, IndexError):  # no way between the two GPUs, or none to share
+            possible.zero_()
+    dist.all_reduce(possible, dist.ReduceOp.MIN)
+    torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]  # what was shared by a training before this one
+    return parts if possible else None
+
+
+def _told(part: Tensor) -> list[object]:
+    """What another process needs to find a tensor's bytes, for JSON."""
+    shared = part.untyped_storage()._share_cuda_()  # type: ignore[no-untyped-call]
+    return [said.hex() if isinstance(said, bytes) else said for said in shared]
+
+
+def _opened(told: list[Any], device: int) -> Tensor:
+    """The bytes another process told of, under a name of this device's."""
+    shared = [bytes.fromhex(said) if isinstance(said, str) else said for said in told[1:]]
+    opened = torch.UntypedStorage._new_shared_cuda(device, *shared)
+    return torch.empty(0, dtype=torch.uint8, device=torch.device("cuda", device)).set_(opened)
+
+
+def _exchanged(said: str, device: torch.device) -> list[str]:
+    """What every process says, by rank."""
+    mine = torch.frombuffer(bytearray(said.encode()), dtype=torch.uint8).to(device)
+    length = torch.tensor([len(mine)], device=device)
+    lengths = [torch.zeros_like(length) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, length)
+    longest = int(max(lengths))
+    all_ = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in lengths]
+    dist.all_gather(all_, torch.cat([mine, mine.new_zeros(longest - len(mine))]))
+    return [bytes(text[: int(n)].tolist()).decode() for text, n in zip(all_, lengths, strict=True)]
 
 
 class _Passed(torch.autograd.Function):
