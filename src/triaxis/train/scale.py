@@ -9,8 +9,8 @@ be a tenth slower a minute later, so one process and several take turns, in roun
 Then a few steps of each in torch's deterministic mode, whose adapters are compared. One process computes as many parts
 of a step as there are processes, so parts have the same rows, masks and dropout whoever computes them (`fit._step`);
 what is left is the order in which gradients are summed, and whatever a GPU's kernels do not repeat: one process trains
-twice, for that. Adam's first steps go by a gradient's sign, so in bf16, where small gradients are noise, adapters differ
-by percents; the test is four layers in float32.
+twice, for that. Adam's first steps go by a gradient's sign, so in bf16, where small gradients are noise, adapters
+differ by percents; the test is four layers in float32.
 """
 
 from __future__ import annotations
