@@ -42,7 +42,6 @@ from triaxis.train.speed import ROWS, Bench, Watch
 
 SAME = 1e-3  # of an adapter's norm: adapters trained in float32 that differ by less are called the same
 LAYERS = 4  # of the shape, in float32
-TIMED = 20  # steps, after the first ones
 STEPS = 4  # of the adapters that are compared
 WAYS = {"data parallel": False, "frozen weights in parts": True}
 REPEATED = "one process again"
@@ -70,7 +69,7 @@ def work(a: argparse.Namespace) -> None:
     processes = started()
     bench = Bench(a.shape, own_device(find_device(a.device)), a.row_tokens, 4 if a.quick else None)
     batch, parts = a.rows * a.processes, a.processes // processes
-    recipe = replace(RECIPES["prefix"], batch=batch, accumulate=parts, warmup=0, every=10**9, steps=TIMED + LOG_EVERY)
+    recipe = replace(RECIPES["prefix"], batch=batch, accumulate=parts, warmup=0, every=10**9, steps=a.timed + LOG_EVERY)
     found = []
     for way, sharded in WAYS.items():
         if sharded and processes == 1:
@@ -130,6 +129,7 @@ def compare(a: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": f"{a.processes} x {name}, torch {torch.__version__}", "shape": a.shape, "row_tokens": a.row_tokens,
         "rows_a_step": a.rows * a.processes, "launcher": a.launcher, "rounds": a.rounds,
+        "timed_steps": a.timed,
         "runs": runs,
         "tokens_per_second": max(r["tokens_per_second"] for r in runs),
         "differences": differences, "tolerance": SAME,
@@ -165,7 +165,7 @@ def _start(a: argparse.Namespace, out: Path, processes: int, round_: int) -> lis
     command = [
         *launcher(a.launcher, processes), "-m", "triaxis.train.scale", "--work", "--out", str(out), "--shape", a.shape,
         "--processes", str(a.processes), "--rows", str(a.rows), "--row-tokens", str(a.row_tokens),
-        "--round", str(round_), *(["--device", a.device] if a.device else []), *(["--quick"] if a.quick else []),
+        "--round", str(round_), "--timed", str(a.timed), *(["--device", a.device] if a.device else []), *(["--quick"] if a.quick else []),
     ]  # fmt: skip
     say(f"{processes} processes, round {round_ + 1} of {a.rounds}")
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", **os.environ}
@@ -208,6 +208,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--launcher", choices=("torchrun", "accelerate"), default="torchrun")
     parser.add_argument("--quick", action="store_true", help="four layers: does everything run?")
     parser.add_argument("--rounds", type=int, default=2, help="of one process, then several")
+    parser.add_argument("--timed", type=int, default=20, help="steps that are timed, after the first ten")
     parser.add_argument("--round", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
