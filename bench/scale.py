@@ -150,19 +150,23 @@ class Timed(Store):
 
 
 def warm_up(pool: Pool, s: OpenStudy, size: int) -> None:
-    """Every chunk with one step a block, on every worker: all idle workers are given one of as many equal chunks."""
+    """Every chunk with one step a block, on every worker: all idle workers are given one of as many equal chunks.
+
+    The shortest first: a chunk after a longer one would sit in that one's graphs, filled up, and have none of its own,
+    which a study makes as soon as filling has cost as much (sampling/seats.py).
+    """
     from triaxis.plans.bank import fill
 
     with tempfile.TemporaryDirectory() as scratch, Store(Path(scratch) / "rows.sqlite", write=True) as store:
         bank = fill(store, s.arms.maker, ["gold"])
-    for unit in units(s.arms, s.arms.table):
-        for chunk in chunks(s.arms, unit, bank, set(), size):
-            d = chunk.common.decode
-            quick = chunk._replace(common=replace(chunk.common, decode=replace(d, steps=d.blocks)))
-            for _ in range(pool.active[EXECUTOR]):
-                pool.submit(quick)
-            while pool.busy:
-                pool.next()
+    longest_first = [c for unit in units(s.arms, s.arms.table) for c in chunks(s.arms, unit, bank, set(), size)]
+    for chunk in reversed(longest_first):
+        d = chunk.common.decode
+        quick = chunk._replace(common=replace(chunk.common, decode=replace(d, steps=d.blocks)))
+        for _ in range(pool.active[EXECUTOR]):
+            pool.submit(quick)
+        while pool.busy:
+            pool.next()
 
 
 def timed(

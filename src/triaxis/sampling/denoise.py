@@ -327,7 +327,8 @@ class _Job:
         self.announce(rows)
         full = step == 0 or (self.d.refresh > 0 and step % self.d.refresh == 0)
         try:
-            self.graphs.step(rows, span_BK, count, full and self.d.cache != "none", hidden)
+            passes = self.d.steps // self.d.blocks
+            self.graphs.step(rows, span_BK, count, full and self.d.cache != "none", hidden, passes)
         except torch.OutOfMemoryError:
             raise
         except Exception as e:  # of a capture or a kernel

@@ -50,22 +50,19 @@ class Graphs:
     """The graphs of one network and protocol."""
 
     network: Decoder
-    d: Decode
+    d: Decode  # but for its steps
     body: Body  # a whole step on tensors, in place
     record: Callable[[Callable[[], None], Graphs], Callable[[], None]]  # makes something to replay of something to run
     switch: Switch | None = None  # of the adapters mounted on the network
-    seating: Seating = field(init=False)
+    seating: Seating = field(default_factory=Seating)
     made: dict[Form, Callable[[], None]] = field(default_factory=dict)
     memories: dict[tuple[int, int], Memory] = field(default_factory=dict)
     sent: dict[Gate, Tensor] = field(default_factory=dict)  # factors of the adapters on the device, (1, A)
     flat: Tensor | None = None  # what the memories are parts of
     pool: Any = None
 
-    def __post_init__(self) -> None:
-        self.seating = Seating(self.d.steps // self.d.blocks)
-
-    def step(self, rows: Rows, span_BK: Tensor, count: int, full: bool, hidden: int) -> None:
-        """One pass over all rows, in place, with the adapters as the switch says.
+    def step(self, rows: Rows, span_BK: Tensor, count: int, full: bool, hidden: int, passes: int) -> None:
+        """One of the `passes` a block takes: over all rows, in place, with the adapters as the switch says.
 
         full: compute the whole canvas; else what the cache does not hold. hidden: positions of a row's block that no
         pass has committed; with a dual cache, logits are made for little more than those. (Where a network commits the
@@ -76,7 +73,8 @@ class Graphs:
         if kind == "dual":  # elsewhere a pass costs so much more that a graph for each would not pay
             asked = min(asked, -(-hidden // ASKED) * ASKED)
         run = self.network.run_layer
-        seats = self.seating.find(rows, span_BK, self.d.cache == "none" and isinstance(run, Fused) and run.packs)
+        packs = self.d.cache == "none" and isinstance(run, Fused) and run.packs
+        seats = self.seating.find(rows, span_BK, packs, passes)
         form = Form(seats.size, kind, gates is not None, asked)
         seats.seat(rows, span_BK, count, gates)
         if form not in self.made:
@@ -215,7 +213,7 @@ def release(network: Decoder) -> None:
     """Give back what the network's graphs hold: they keep the memory of the largest batch they were made for."""
     for graphs in filter(None, _known(network).values()):
         graphs.made.clear()
-        graphs.seating = Seating(graphs.seating.passes)
+        graphs.seating = Seating()
         graphs.memories.clear()
         graphs.flat = graphs.pool = None
 

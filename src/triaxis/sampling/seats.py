@@ -107,15 +107,16 @@ class Seats:
 
 @dataclass(slots=True)
 class Seating:
-    """The seats there are. passes: that a block takes."""
+    """The seats there are."""
 
-    passes: int
     seats: dict[Size, Seats] = field(default_factory=dict)
     at: Seats | None = None  # where the rows at work sit
     lost: dict[Size, float] = field(default_factory=dict)  # passes lost by sitting in a larger size than this one
 
-    def find(self, rows: Rows, span_BK: Tensor, packs: bool) -> Seats:
+    def find(self, rows: Rows, span_BK: Tensor, packs: bool, passes: int) -> Seats:
         """Seats for the rows; for a whole block the same, because its memory lies by their size. packs: see `size_of`.
+
+        passes: that this block takes; rows that share graphs may take unlike numbers.
 
         Rows leave and enter, so that sizes are many and their steps few: a size is made when sitting in a larger one
         has cost as much. So no more than twice the least possible is ever lost.
@@ -126,7 +127,7 @@ class Seating:
         if size not in self.seats:
             larger = min((s for s in self.seats if s.holds(size)), key=lambda s: s.tokens, default=None)
             if larger is not None:
-                lost = (larger.tokens / size.tokens - 1) * self.passes
+                lost = (larger.tokens / size.tokens - 1) * passes
                 self.lost[size] = self.lost.get(size, 0.0) + lost
                 size = larger if self.lost[size] <= MAKING else size
         if size not in self.seats:

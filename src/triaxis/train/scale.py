@@ -162,11 +162,13 @@ def _differences(one: Path, many: Path) -> Iterator[tuple[str, float]]:
 def _start(a: argparse.Namespace, out: Path, processes: int, round_: int) -> list[dict[str, Any]]:
     """Run `work` in so many processes. UserError where it fails."""
     out.mkdir()
-    command = [
-        *launcher(a.launcher, processes), "-m", "triaxis.train.scale", "--work", "--out", str(out), "--shape", a.shape,
-        "--processes", str(a.processes), "--rows", str(a.rows), "--row-tokens", str(a.row_tokens),
-        "--round", str(round_), "--timed", str(a.timed), *(["--device", a.device] if a.device else []), *(["--quick"] if a.quick else []),
-    ]  # fmt: skip
+    given = {
+        "out": out, "shape": a.shape, "processes": a.processes, "rows": a.rows, "row-tokens": a.row_tokens,
+        "round": round_, "timed": a.timed, "device": a.device,
+    }  # fmt: skip
+    options = [x for name, value in given.items() if value is not None for x in (f"--{name}", str(value))]
+    command = [*launcher(a.launcher, processes), "-m", "triaxis.train.scale", "--work", *options]
+    command += ["--quick"] if a.quick else []
     say(f"{processes} processes, round {round_ + 1} of {a.rounds}")
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", **os.environ}
     if subprocess.run(command, stdout=sys.stderr, env=environment).returncode:
