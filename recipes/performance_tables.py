@@ -162,6 +162,7 @@ def running(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 TABLES: Mapping[str, Callable[[Any], Iterator[str]]] = {
     "speed-h200": speed, "speed-h200/wanted": wanted, "original": original, "running": running,
     "train-speed": training, "train-speed/recipes": recipes, "train-scale": training_scale,
+    "train-scale-16": training_scale,
     "scale-processes": study_scale, "scale-ray": study_scale,
 }  # fmt: skip
 

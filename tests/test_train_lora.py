@@ -397,6 +397,39 @@ def test_frozen_weights_in_parts_train_the_same_adapter(tmp_path: Path, again: b
     assert difference(one, two) == 0  # weights lie as they lay: the same products
 
 
+REACHED = """
+import sys
+import torch
+import torch.distributed as dist
+from triaxis.train import sharded
+dist.init_process_group("gloo")
+me = dist.get_rank()
+mine = [torch.full((3,), 10 * k + me, dtype=torch.uint8) for k in range(2)]
+def told(part):
+    if me == 1 and sys.argv[1] == "one cannot":
+        raise RuntimeError("memory of a kind that is not shared")
+    return part.tolist() + [255] * me  # messages of unlike length
+sharded._told = told
+sharded._opened = lambda heard, device: torch.tensor(heard[:3], dtype=torch.uint8)
+found = sharded._reached(mine)
+if sys.argv[1] == "one cannot":
+    assert found is None
+else:
+    assert [[part.tolist() for part in ranks] for ranks in found] == [[[0] * 3, [1] * 3], [[10] * 3, [11] * 3]]
+    assert all(ranks[me] is part for ranks, part in zip(found, mine))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["all can", "one cannot"])
+def test_parts_are_read_where_every_process_can_read_them(tmp_path: Path, case: str) -> None:
+    """On a GPU they are the others' memory. Where one process cannot share or reach it, all gather."""
+    (tmp_path / "reached.py").write_text(REACHED)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*TWO, str(tmp_path / "reached.py"), case], env=environment, timeout=120, check=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "sharded", "message"),
     [({"accumulate": 4}, True, "needs several processes"), ({"batch": 6, "accumulate": 2}, False, "")],

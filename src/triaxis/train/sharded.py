@@ -64,8 +64,7 @@ class _InParts:
                 p.table[p.name] = nn.Parameter(weight, requires_grad=False) if p.parameter else weight
         self.held: list[int] = [-1] * BUFFERS  # the layer whose weights are in each buffer, or on their way there
         self.coming: list[_Coming | None] = [None] * BUFFERS
-        reached = _reached(self.mine)
-        self.bring: _Bring = _Gathered(self.mine) if reached is None else _Read(reached)
+        self.bring = _way(self.mine)
 
     def __call__(self, layer: Layer, x: Tensor, *given: object) -> Tensor:
         k = self.number[layer]
@@ -136,28 +135,35 @@ class _Read:
         return arrived
 
 
+def _way(mine: list[Tensor]) -> _Bring:
+    """How the other processes' parts come here."""
+    one_host = environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
+    if mine[0].device.type != "cuda" or not one_host:
+        return _Gathered(mine)
+    reached = _reached(mine)
+    torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]  # what was shared by a training before this one
+    return _Gathered(mine) if reached is None else _Read(reached)
+
+
 def _reached(mine: list[Tensor]) -> list[list[Tensor]] | None:
-    """Every process's parts by layer and rank, as memory this GPU can read; None where it or another one cannot.
+    """Every process's parts by layer and rank, as memory that can be read here; None where any process cannot.
 
     They are opened as memory of this process's own device: a copy from another device would be queued on that one.
     """
-    if mine[0].device.type != "cuda" or environ.get("LOCAL_WORLD_SIZE") != environ.get("WORLD_SIZE"):
-        return None
-    me, here = dist.get_rank(), torch.cuda.current_device()
+    me, here = dist.get_rank(), mine[0].device
     parts: list[list[Tensor]] = [[] for _ in mine]
     try:
         said = json.dumps([_told(part) for part in mine])
     except RuntimeError:  # memory that cannot be shared
         said = "[]"
-    possible = torch.ones((), device=mine[0].device)
-    for rank, heard in enumerate(map(json.loads, _exchanged(said, mine[0].device))):
+    possible = torch.ones((), device=here)
+    for rank, heard in enumerate(map(json.loads, _exchanged(said, here))):
         try:
             for k, part in enumerate(mine):
                 parts[k].append(part if rank == me else _opened(heard[k], here))
-        except (RuntimeError, IndexError):  # no way between the two GPUs, or none to share
+        except (RuntimeError, IndexError):  # no way between the two GPUs, or nothing that could be shared
             possible.zero_()
     dist.all_reduce(possible, dist.ReduceOp.MIN)
-    torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]  # what was shared by a training before this one
     return parts if possible else None
 
 
@@ -167,11 +173,11 @@ def _told(part: Tensor) -> list[object]:
     return [said.hex() if isinstance(said, bytes) else said for said in shared]
 
 
-def _opened(told: list[Any], device: int) -> Tensor:
-    """The bytes another process told of, under a name of this device's."""
+def _opened(told: list[Any], device: torch.device) -> Tensor:
+    """The bytes another process told of, as if they were this device's."""
     shared = [bytes.fromhex(said) if isinstance(said, str) else said for said in told[1:]]
-    opened = torch.UntypedStorage._new_shared_cuda(device, *shared)
-    return torch.empty(0, dtype=torch.uint8, device=torch.device("cuda", device)).set_(opened)
+    opened = torch.UntypedStorage._new_shared_cuda(device.index, *shared)
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(opened)
 
 
 def _exchanged(said: str, device: torch.device) -> list[str]:
