@@ -84,9 +84,9 @@ def override(settings: S, changes: Mapping[str, object]) -> S:
 
 
 def script(main: Callable[[], int | None]) -> int:
-    """Run a script; its exit code. A UserError is one line on stderr and 2."""
+    """Run a script; its exit code. A UserError, or a file that fails, is one line on stderr and 2."""
     try:
         return main() or 0
-    except UserError as e:
+    except (UserError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

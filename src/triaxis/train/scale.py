@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triaxis.errors import UserError
+from triaxis.errors import UserError, script
 from triaxis.limits import parse_json, read_text
 from triaxis.models.adapters import read_tensors
 from triaxis.models.load import find_device
@@ -199,7 +199,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return float((apart / sum(float(t.square().sum()) for t in one.values())) ** 0.5)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     """The command line; see the module's first lines."""
     parser = argparse.ArgumentParser(description="Adapter training in one process and in several.")
     parser.add_argument("--shape", default="llada-8b", choices=sorted(SHAPES))
@@ -214,23 +214,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--round", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    return parser.parse_args()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """One JSON object on stdout; 2 where the processes failed."""
-    a = parse(argv)
+def main() -> None:
+    """One JSON object on stdout; UserError where the processes failed."""
+    a = parse()
     if a.work:
         work(a)
-        return 0
-    try:
-        found = compare(a)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
+    else:
+        sys.stdout.write(json.dumps(compare(a)) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main))

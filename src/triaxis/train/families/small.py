@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from triaxis.errors import UserError
+from triaxis.errors import UserError, script
 from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.decoder import DecoderNetwork
 from triaxis.models.load import DTYPES, build_network, fill, find_device
@@ -309,12 +309,7 @@ def run(a: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done, 2 unusable input, with one line on stderr."""
-    try:
-        run(parse(argv))
-    except (UserError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return script(lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

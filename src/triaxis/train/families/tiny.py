@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from triaxis.errors import UserError, override
+from triaxis.errors import UserError, override, script
 from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.llada import LladaConfig, LladaNetwork
 from triaxis.models.load import find_device
@@ -349,12 +349,7 @@ def train(a: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done, 2 unusable input, with one line on stderr."""
-    try:
-        train(parse(argv))
-    except (UserError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return script(lambda: train(parse(argv)))
 
 
 if __name__ == "__main__":
