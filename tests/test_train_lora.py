@@ -401,7 +401,7 @@ REACHED = """
 import sys
 import torch
 import torch.distributed as dist
-from triaxis.train import sharded
+from triaxis.train import peers
 dist.init_process_group("gloo")
 me = dist.get_rank()
 mine = [torch.full((3,), 10 * k + me, dtype=torch.uint8) for k in range(2)]
@@ -409,9 +409,9 @@ def told(part):
     if me == 1 and sys.argv[1] == "one cannot":
         raise RuntimeError("memory of a kind that is not shared")
     return part.tolist() + [255] * me  # messages of unlike length
-sharded._told = told
-sharded._opened = lambda heard, device: torch.tensor(heard[:3], dtype=torch.uint8)
-found = sharded._reached(mine)
+peers.told = told
+peers.opened = lambda heard, device: torch.tensor(heard[:3], dtype=torch.uint8)
+found = peers.reached(mine)
 if sys.argv[1] == "one cannot":
     assert found is None
 else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from os import environ
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from triaxis.errors import UserError
 from triaxis.models.parts import Decoder, Layer
 from triaxis.models.quantise import QUANTISED
+from triaxis.train.peers import reached
 
 BUFFERS = 2  # for whole layers: the one that computes and the next one
 ALIGNED = 256  # bytes; where a weight begins in them
@@ -41,7 +41,8 @@ class _InParts:
     A layer's weights are views of its buffer once and for all: layer k always has buffer k modulo two, so what autograd
     saved in the forward pass is there again when the backward pass comes to it. They lie there as they lay before, side
     by side where they did, so that products are the same. While one layer computes, the weights of the next one come,
-    in either direction. Gathering copies nothing else (torch's `fully_shard` does).
+    in either direction: between GPUs of one host by their copy engines, which takes no multiprocessor from that layer.
+    Nothing else is copied (torch's `fully_shard` does).
     """
 
     def __init__(self, network: Decoder, base: Decoder) -> None:
@@ -140,56 +141,9 @@ def _way(mine: list[Tensor]) -> _Bring:
     one_host = environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
     if mine[0].device.type != "cuda" or not one_host:
         return _Gathered(mine)
-    reached = _reached(mine)
+    parts = reached(mine)
     torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]  # what was shared by a training before this one
-    return _Gathered(mine) if reached is None else _Read(reached)
-
-
-def _reached(mine: list[Tensor]) -> list[list[Tensor]] | None:
-    """Every process's parts by layer and rank, as memory that can be read here; None where any process cannot.
-
-    They are opened as memory of this process's own device: a copy from another device would be queued on that one.
-    """
-    me, here = dist.get_rank(), mine[0].device
-    parts: list[list[Tensor]] = [[] for _ in mine]
-    try:
-        said = json.dumps([_told(part) for part in mine])
-    except RuntimeError:  # memory that cannot be shared
-        said = "[]"
-    possible = torch.ones((), device=here)
-    for rank, heard in enumerate(map(json.loads, _exchanged(said, here))):
-        try:
-            for k, part in enumerate(mine):
-                parts[k].append(part if rank == me else _opened(heard[k], here))
-        except (RuntimeError, IndexError):  # no way between the two GPUs, or nothing that could be shared
-            possible.zero_()
-    dist.all_reduce(possible, dist.ReduceOp.MIN)
-    return parts if possible else None
-
-
-def _told(part: Tensor) -> list[object]:
-    """What another process needs to find a tensor's bytes, for JSON."""
-    shared = part.untyped_storage()._share_cuda_()  # type: ignore[no-untyped-call]
-    return [said.hex() if isinstance(said, bytes) else said for said in shared]
-
-
-def _opened(told: list[Any], device: torch.device) -> Tensor:
-    """The bytes another process told of, as if they were this device's."""
-    shared = [bytes.fromhex(said) if isinstance(said, str) else said for said in told[1:]]
-    opened = torch.UntypedStorage._new_shared_cuda(device.index, *shared)
-    return torch.empty(0, dtype=torch.uint8, device=device).set_(opened)
-
-
-def _exchanged(said: str, device: torch.device) -> list[str]:
-    """What every process says, by rank."""
-    mine = torch.frombuffer(bytearray(said.encode()), dtype=torch.uint8).to(device)
-    length = torch.tensor([len(mine)], device=device)
-    lengths = [torch.zeros_like(length) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, length)
-    longest = int(max(lengths))
-    all_ = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in lengths]
-    dist.all_gather(all_, torch.cat([mine, mine.new_zeros(longest - len(mine))]))
-    return [bytes(text[: int(n)].tolist()).decode() for text, n in zip(all_, lengths, strict=True)]
+    return _Gathered(mine) if parts is None else _Read(parts)
 
 
 class _Passed(torch.autograd.Function):
