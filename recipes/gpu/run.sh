@@ -9,7 +9,8 @@
 #             small     the family `small` from its GGUF file (--gguf FILE) to tables, its prefix repair included
 #   two GPUs  scale     a study on one and two of them through processes, a worker killed
 #             ray       the same through Ray (extra ray)
-#             launched  training under `accelerate launch` on one and two, data parallel and with the frozen weights in parts
+#             launched  training under `accelerate launch` on one and two, data parallel and with the frozen weights in parts;
+#                       again with --rows 16 --timed 10 where memory allows (82 GB)
 #
 # Random weights, no downloads; every step is under ten minutes but `original` and `small`. JSON lies in OUT/STEP.json and
 # becomes a table of docs/performance.md as docs/measured/NAME.json (recipes/performance_tables.py).
