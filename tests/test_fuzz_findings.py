@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.readers import READERS, _adapter_files, _cell_seeds, _study
+from fuzz.readers import READERS, stores, weights
 
 from triaxis.errors import UserError
 
@@ -29,7 +29,7 @@ def trace(**fields: Any) -> bytes:
 
 
 def config(**fields: Any) -> bytes:
-    return changed(_adapter_files()["adapter_config.json"], **fields)
+    return changed(weights.adapter_files()["adapter_config.json"], **fields)
 
 
 def preset(text: str) -> bytes:
@@ -95,7 +95,7 @@ def test_what_was_found_stays_fixed(finding: str, tmp_path: Path) -> None:
     if not READERS[name].ready:
         pytest.skip(f"needs the package {READERS[name].needs}")
     if data is None:
-        data = (_study() / "rows.sqlite").read_bytes().replace(b"grades", b"gra\xff\xfes")
+        data = (stores.study() / "rows.sqlite").read_bytes().replace(b"grades", b"gra\xff\xfes")
     if not refused:
         READERS[name].run(data, tmp_path)
         return
@@ -105,14 +105,14 @@ def test_what_was_found_stays_fixed(finding: str, tmp_path: Path) -> None:
 
 
 def test_a_page_of_a_summary_whose_shapes_have_no_intervals(tmp_path: Path) -> None:
-    summary = json.loads((_study() / "summary.json").read_text())
+    summary = json.loads((stores.study() / "summary.json").read_text())
     summary["axes"]["brittleness"]["simultaneous"]["intervals"] = {}
     with pytest.raises(UserError, match="lacks its simultaneous interval"):
         READERS["summary"].run(json.dumps(summary).encode(), tmp_path)
 
 
 def test_a_protocol_card_of_empty_objects_has_a_page(tmp_path: Path) -> None:
-    protocol = json.loads((_study() / "protocol.json").read_text()) | {"extra": [{}, {}]}
+    protocol = json.loads((stores.study() / "protocol.json").read_text()) | {"extra": [{}, {}]}
     READERS["protocol"].run(json.dumps(protocol).encode(), tmp_path)
 
 
@@ -122,4 +122,4 @@ def test_a_name_that_no_file_can_have_is_one_line(command: str, tmp_path: Path) 
 
 
 def test_the_seeds_of_stores_change_values() -> None:
-    assert len(_cell_seeds()) > 20
+    assert len(stores.cell_seeds()) > 20
