@@ -79,6 +79,18 @@ def test_bench_train_prints_one_object(capsys: pytest.CaptureFixture[str]) -> No
     assert "no case named 'quick'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["--processes 1", "--rounds 0", "--timed 0", "--rows 0"])
+def test_a_comparison_of_too_little_is_refused(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from triaxis.errors import script
+    from triaxis.train import scale
+
+    monkeypatch.setattr(sys, "argv", ["scale", *words.split()])
+    assert script(scale.main) == 2
+    assert "is too few to compare anything; give at least" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_processes_train_the_same_adapter() -> None:
     command = [sys.executable, "-m", "triaxis.train.scale", "--shape", "small", "--quick", "--row-tokens", "48"]

@@ -44,6 +44,7 @@ SAME = 1e-3  # of an adapter's norm: adapters trained in float32 that differ by 
 LAYERS = 4  # of the shape, in float32
 STEPS = 4  # of the adapters that are compared
 WAYS = {"data parallel": False, "frozen weights in parts": True}
+LEAST = {"processes": 2, "rounds": 1, "timed": 1, "rows": 1, "row_tokens": 2}
 REPEATED = "one process again"
 MEASURED: dict[str, Any] = {"tokens_per_second": 0.0, "seconds": 0.0, "memory_gb": None}
 
@@ -113,7 +114,10 @@ def _adapter(bench: Bench, recipe: Recipe, out: Path, sharded: bool) -> None:
 
 
 def compare(a: argparse.Namespace) -> dict[str, Any]:
-    """Start the processes, one way after the other; everything they found."""
+    """Start the processes, one way after the other; everything they found. UserError for numbers that are too small."""
+    for name, least in LEAST.items():
+        if getattr(a, name) < least:
+            raise UserError(f"{name}={getattr(a, name)} is too few to compare anything; give at least {least}")
     with tempfile.TemporaryDirectory() as scratch:
         ran = [
             Ran(**found)
