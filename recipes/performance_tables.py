@@ -135,6 +135,21 @@ def study_scale(found: Mapping[str, Any]) -> Iterator[str]:
         yield row(p["workers"], f"{p['hours']:.2f}", f"{p['ratio']:.2f}", f"{p['efficiency']:.1%}", *both)
 
 
+def study_lost(found: Mapping[str, Any]) -> Iterator[str]:
+    """The model beside what was measured, and what workers wait for in it."""
+    kind = found["arguments"]["backends"]
+    got = found[kind]
+    ratio = {p["workers"]: got["passes"][0]["seconds"] / p["seconds"] for p in got["passes"] if not p["killed"]}
+    lost = list(got["predicted"][0]["lost"])
+    yield f"`--compute {kind}`, {found['machine']}, {found['arguments']['shape']}:"
+    yield ""
+    yield "| GPUs | measured ratio | predicted for 250,000 rows | " + " | ".join(f"lost to {n}" for n in lost) + " |"
+    yield "| ---: | ---: | ---: |" + " ---: |" * len(lost)
+    for p in got["predicted"]:
+        measured = f"{ratio[p['workers']]:.2f}" if p["workers"] in ratio else ""
+        yield row(p["workers"], measured, f"{p['ratio']:.2f}", *(f"{p['lost'][n]:.2%}" for n in lost))
+
+
 def original(found: Mapping[str, Any]) -> Iterator[str]:
     """What the original study costs at its shape."""
     guess = found["predicted"]
@@ -163,7 +178,8 @@ TABLES: Mapping[str, Callable[[Any], Iterator[str]]] = {
     "speed-h200": speed, "speed-h200/wanted": wanted, "original": original, "running": running,
     "train-speed": training, "train-speed/recipes": recipes, "train-scale": training_scale,
     "train-scale-16": training_scale,
-    "scale-processes": study_scale, "scale-ray": study_scale,
+    "scale-processes": study_scale, "scale-ray": study_scale, "scale-processes/lost": study_lost,
+    "scale-ray/lost": study_lost,
 }  # fmt: skip
 
 
