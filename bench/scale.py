@@ -86,6 +86,9 @@ def main() -> int:
     parser.add_argument("--device", default=None, help="cpu or cuda")
     parser.add_argument("--gpus", type=int, nargs="*", default=GPUS, help="numbers of workers to predict")
     a = parser.parse_args()
+    for name, value in (("workers", a.workers), ("chunk", a.chunk), *(("gpus", n) for n in a.gpus)):
+        if value < 1:
+            raise UserError(f"{name}={value} measures nothing; give at least 1")
     found: dict[str, Any] = {"arguments": vars(a), "machine": machine(a.device)}
     with tempfile.TemporaryDirectory(prefix="triaxis-scale-") as scratch:
         study = a_study(Path(scratch), a.shape, a.items, a.steps, a.device)
@@ -95,7 +98,9 @@ def main() -> int:
                     study, Path(scratch) / kind, Compute(kind=kind, workers=a.workers, chunk=a.chunk), a
                 )
             except UserError as e:
-                found[kind] = {"not run": str(e)}
+                if kind == a.backends.partition(",")[0]:
+                    raise
+                found[kind] = {"not run": str(e)}  # what was measured before is still printed
             say(f"{kind}: {table(found[kind])}")
     print(json.dumps(found, indent=1))
     return 0 if all(f.get("identical", False) for f in (found[k] for k in a.backends.split(","))) else 1

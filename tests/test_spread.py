@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from triaxis import store
 from triaxis.cli import main
 from triaxis.compute import Chunk, Compute, Place
-from triaxis.errors import UserError
+from triaxis.errors import UserError, script
 from triaxis.models.load import describe_checkpoint, load_checkpoint
 from triaxis.models.random import write_random
 from triaxis.sampling.executor import Executor
@@ -362,3 +363,13 @@ def test_the_bench_of_scale_says_what_it_measured() -> None:
     assert ratios == sorted(ratios)
     assert ratios[0] == 1
     assert found["predicted"][0]["this_run"] == pytest.approx(found["predicted"][0]["measured"], rel=0.3)
+
+
+@pytest.mark.parametrize("word", ["workers=0", "chunk=0", "gpus=0", "steps=7", "backends=nope"])
+def test_the_bench_of_scale_refuses_what_measures_nothing(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = runpy.run_path(str(Path(__file__).resolve().parents[1] / "bench" / "scale.py"))
+    monkeypatch.setattr(sys, "argv", ["scale", "--shape=small", "--items=2", "--device=cpu", f"--{word}"])
+    assert script(command["main"]) == 2
+    assert word.partition("=")[2] in capsys.readouterr().err.splitlines()[-1]

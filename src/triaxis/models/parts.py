@@ -365,12 +365,15 @@ class Decoder(nn.Module):
 
     # What a family's file provides.
     def embedding(self) -> nn.Module:
+        """Token ids to states."""
         raise NotImplementedError
 
     def layers(self) -> Iterable[Layer]:
+        """In the order of the forward pass."""
         raise NotImplementedError
 
     def final_norm(self) -> nn.Module:
+        """What the last layer's states go through before the head."""
         raise NotImplementedError
 
     def head_module(self) -> nn.Module | None:

@@ -84,6 +84,7 @@ def _four_bit() -> Callable[[Tensor, Any], nn.Module]:
         ) from None
 
     def make(value: Tensor, bias: nn.Parameter | None) -> nn.Module:
+        """One weight as NF4, on its device. UserError on a CPU for widths that bitsandbytes gets wrong there."""
         if value.device.type == "cpu" and value.shape[1] % BLOCK:  # seen with 0.50: twice the error it should have
             raise UserError(
                 f"dtype '4bit' on a CPU is for layers whose width is a multiple of {BLOCK}, not {value.shape[1]}: "

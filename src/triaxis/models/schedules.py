@@ -178,6 +178,7 @@ def conductor(mounted: Mounted, schedules: Sequence[Schedule]) -> Callable[[Stan
     sent: dict[tuple[Gate, ...], Tensor] = {}  # the last ones on the device: sending waits for the passes before
 
     def before(m: Standing) -> None:
+        """Set the switch for the pass of rows that stand there."""
         masked = m.masked() if by_share else [1.0] * len(m.rows)
         stand = [
             (schedules[r], At(b, m.blocks, s, x)) for r, b, s, x in zip(m.rows, m.block, m.step, masked, strict=True)

@@ -225,6 +225,7 @@ def planner_table(
     }
 
     def opener(name: str) -> Callable[[], Planner]:
+        """A planner that is loaded when it is first asked for, and once."""
         kind = check_planner(name)
 
         def open_once() -> Planner:

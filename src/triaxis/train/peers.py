@@ -1,8 +1,9 @@
 """Memory of the other GPUs of a host, opened by this process (CUDA IPC).
 
-Handles travel as JSON through the processes' own group. torch opens such memory under the number of the GPU it is on
-(`torch.multiprocessing`), and then queues copies there, in a context that takes turns with its owner's: seen on two
-H200, they were slower than NCCL. Opened under the reader's own number it is copied by the reader's stream.
+Handles travel through the processes' own group as JSON: nothing is unpickled. torch opens such memory under the number
+of the GPU it is on (`torch.multiprocessing`), and then queues copies there, in a context that takes turns with its
+owner's: seen on two H200, they were slower than NCCL. Opened under the reader's own number, it is copied by the
+reader's stream.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def reached(mine: list[Tensor]) -> list[list[Tensor]] | None:
+def parts_of_all(mine: list[Tensor]) -> list[list[Tensor]] | None:
     """Every process's byte tensors, by place in `mine` and rank, readable here; None where any process cannot read.
 
     Owners must not change them, nor let go of them before all are done.
@@ -23,34 +24,34 @@ def reached(mine: list[Tensor]) -> list[list[Tensor]] | None:
     me, here = dist.get_rank(), mine[0].device
     parts: list[list[Tensor]] = [[] for _ in mine]
     try:
-        said = json.dumps([told(part) for part in mine])
+        said = json.dumps([handle_of(part) for part in mine])
     except RuntimeError:  # memory that cannot be shared
         said = "[]"
     possible = torch.ones((), device=here)
-    for rank, heard in enumerate(map(json.loads, exchanged(said, here))):
+    for rank, heard in enumerate(map(json.loads, exchange(said, here))):
         try:
             for k, part in enumerate(mine):
-                parts[k].append(part if rank == me else opened(heard[k], here))
+                parts[k].append(part if rank == me else open_handle(heard[k], here))
         except (RuntimeError, IndexError):  # no way between the two GPUs, or nothing that could be shared
             possible.zero_()
     dist.all_reduce(possible, dist.ReduceOp.MIN)
     return parts if possible else None
 
 
-def told(part: Tensor) -> list[object]:
+def handle_of(part: Tensor) -> list[object]:
     """What another process needs to find a tensor's bytes, for JSON."""
     shared = part.untyped_storage()._share_cuda_()  # type: ignore[no-untyped-call]
     return [x.hex() if isinstance(x, bytes) else x for x in shared]
 
 
-def opened(said: list[Any], device: torch.device) -> Tensor:
+def open_handle(said: list[Any], device: torch.device) -> Tensor:
     """The bytes another process told of, as if they were this device's."""
     shared = [bytes.fromhex(x) if isinstance(x, str) else x for x in said[1:]]
     storage = torch.UntypedStorage._new_shared_cuda(device.index, *shared)
     return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
 
 
-def exchanged(said: str, device: torch.device) -> list[str]:
+def exchange(said: str, device: torch.device) -> list[str]:
     """What every process says, by rank."""
     mine = torch.frombuffer(bytearray(said.encode()), dtype=torch.uint8).to(device)
     length = torch.tensor([len(mine)], device=device)

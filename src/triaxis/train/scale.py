@@ -46,7 +46,6 @@ STEPS = 4  # of the adapters that are compared
 WAYS = {"data parallel": False, "frozen weights in parts": True}
 LEAST = {"processes": 2, "rounds": 1, "timed": 1, "rows": 1, "row_tokens": 2}
 REPEATED = "one process again"
-MEASURED: dict[str, Any] = {"tokens_per_second": 0.0, "seconds": 0.0, "memory_gb": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +143,11 @@ def compare(a: argparse.Namespace) -> dict[str, Any]:
 def _summed(ran: Sequence[Ran]) -> Iterator[dict[str, Any]]:
     """Each way once: over its rounds the mean step and the most memory; its ratio to one process in each round."""
     alone = {(r.compiled, r.round): r.seconds for r in ran if r.processes == 1}
-    for first in (r for r in ran if r.round == 0):
-        same = [r for r in ran if replace(r, round=0, **MEASURED) == replace(first, **MEASURED)]
-        seconds = fmean(r.seconds for r in same)
+    rounds: dict[tuple[str, bool, int], list[Ran]] = {}
+    for r in ran:
+        rounds.setdefault((r.way, r.compiled, r.processes), []).append(r)
+    for same in rounds.values():
+        first, seconds = same[0], fmean(r.seconds for r in same)
         yield asdict(first) | {
             "seconds": seconds, "tokens_per_second": first.tokens_per_second * first.seconds / seconds,
             "memory_gb": max((r.memory_gb for r in same if r.memory_gb), default=None),

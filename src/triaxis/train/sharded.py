@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from triaxis.errors import UserError
 from triaxis.models.parts import Decoder, Layer
 from triaxis.models.quantise import QUANTISED
-from triaxis.train.peers import reached
+from triaxis.train.peers import parts_of_all
 
 BUFFERS = 2  # for whole layers: the one that computes and the next one
 ALIGNED = 256  # bytes; where a weight begins in them
@@ -141,7 +141,7 @@ def _way(mine: list[Tensor]) -> _Bring:
     one_host = environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
     if mine[0].device.type != "cuda" or not one_host:
         return _Gathered(mine)
-    parts = reached(mine)
+    parts = parts_of_all(mine)
     torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]  # what was shared by a training before this one
     return _Gathered(mine) if parts is None else _Read(parts)
 

@@ -109,6 +109,7 @@ def executor_loss(network: nn.Module, mask_id: int, eos_id: int, recipe: Recipe)
     """Loss of one executor batch; masks are drawn from (seed, step)."""
 
     def loss(step: int, ids: Tensor, prompt: Tensor, total: Tensor) -> Tensor:
+        """Of one batch: ids (B, L), lengths of prompts and of rows (B,)."""
         generator = torch.Generator(ids.device).manual_seed(recipe.seed * 1_000_003 + step)
         where = prompt[:, None] + torch.arange(RESPONSE, device=ids.device)[None]
         targets = ids.gather(1, where)
