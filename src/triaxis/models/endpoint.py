@@ -76,17 +76,14 @@ class EndpointPlanner(Writer):
         try:
             bodies = [self._body(p, k, writing) for p, k in zip(prompts, keys, strict=True)]
             jobs = {pool.submit(asker.ask, body): i for i, body in enumerate(bodies)}
-            failed: UserError | None = None
             for job in as_completed(jobs):
                 try:
                     made = job.result()
-                except UserError as e:
-                    failed = failed or e  # what came before the failure is handed over first
-                    asker.stop()
-                else:
-                    yield [jobs[job]], [made]
-            if failed:
-                raise failed
+                except UserError:  # the first one is raised below: what came before it is handed over first
+                    continue
+                yield [jobs[job]], [made]
+            if asker.failure:
+                raise asker.failure
         finally:
             asker.stop()
             pool.shutdown(cancel_futures=True)
@@ -170,18 +167,27 @@ class _Asker:
         self.name, self.url, self.patience = name, urlsplit(url), patience
         self.variable, self._key = find_key(self.url)
         self.limit = "max_tokens"  # what this server calls the budget
+        self.failure: UserError | None = None  # the first one, which stopped the others
         self.stopped = threading.Event()
         self.open: set[socket.socket] = set()
         self.lock = threading.Lock()
 
-    def stop(self) -> None:
-        self.stopped.set()
+    def stop(self, failure: UserError | None = None) -> None:
         with self.lock:
+            self.failure = self.failure or failure
+            self.stopped.set()
             for sock in self.open:
                 _shut(sock)
 
     def ask(self, body: dict[str, Any]) -> Written:
-        """One completion. UserError in one line when every attempt has failed or none can succeed."""
+        """One completion. UserError in one line when every attempt has failed or none can succeed, and stops all."""
+        try:
+            return self._attempts(body)
+        except UserError as e:
+            self.stop(e)  # here, before this thread takes the next prompt
+            raise
+
+    def _attempts(self, body: dict[str, Any]) -> Written:
         p, began = self.patience, time.monotonic()
         reason = "stopped"
         for attempt in range(1, int(p.attempts) + 1):
