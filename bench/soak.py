@@ -33,7 +33,7 @@ from typing import Any
 import math_verify  # noqa: F401 - imported once, before the forks
 
 from triaxis.compute import Compute
-from triaxis.errors import UserError
+from triaxis.errors import UserError, script
 from triaxis.estimate import axes  # noqa: F401
 from triaxis.plans import bank  # noqa: F401
 from triaxis.sampling import executor  # noqa: F401
@@ -302,7 +302,7 @@ def reading(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -321,8 +321,8 @@ def main() -> None:
     if not soak.count.wrong:
         shutil.rmtree(soak.place)
     print(json.dumps(counts, indent=1))
-    sys.exit(bool(soak.count.wrong))
+    return int(bool(soak.count.wrong))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))
