@@ -8,6 +8,7 @@ and `<!-- bench:end -->`. --check: exit 1 where a page would change.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -196,16 +197,19 @@ def written(text: str) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page would change")
+    check: bool = parser.parse_args().check
     stale = []
     for page in sorted((ROOT / "docs").glob("*.md")):
         before = page.read_text(encoding="utf-8")
         after = written(before)
         if after != before:
             stale.append(page.name)
-            if "--check" not in sys.argv:
+            if not check:
                 page.write_text(after, encoding="utf-8")
-    print(f"{'stale' if '--check' in sys.argv else 'written'}: {', '.join(stale) or 'none'}")
-    return int(bool(stale) and "--check" in sys.argv)
+    print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'none'}")
+    return int(bool(stale) and check)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ python recipes/readme_table.py runs/first
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from triaxis.errors import script
 from triaxis.report.markdown import markdown
 
 COLUMNS = ("axis", "effect", "points", "95 % interval", "n", "p (Holm)", "verdict")
@@ -27,8 +29,10 @@ def chosen(table: str) -> Iterator[str]:
 
 def main() -> None:
     """Replace the part of README.md between the table marks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="its folder")
     path = Path(__file__).resolve().parents[1] / "README.md"
-    summary = json.loads((Path(sys.argv[1]) / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((parser.parse_args().study / "summary.json").read_text(encoding="utf-8"))
     table = "\n".join(chosen(markdown(summary).split("\n\n")[1]))  # arms, then effects; the report has the rest
     head, rest = path.read_text(encoding="utf-8").split("<!-- table:begin -->")
     tail = rest.split("<!-- table:end -->")[1]
@@ -36,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

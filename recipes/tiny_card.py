@@ -6,12 +6,14 @@ python recipes/tiny_card.py runs/findings
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from triaxis.errors import script
 from triaxis.estimate.paired import wilson
 from triaxis.store import Store
 from triaxis.study.summary import held_protocol
@@ -46,7 +48,9 @@ def planners(folder: Path) -> list[str]:
 
 def main() -> None:
     """Replace the marked part of the card."""
-    home = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", type=Path, help="their folder")
+    home: Path = parser.parse_args().studies
     folders = {name: home / f"quick-{name}" for name in EXECUTORS}
     summaries = {k: json.loads((f / "summary.json").read_text(encoding="utf-8")) for k, f in folders.items()}
     n = summaries["tiny-2"]["study"]["n"]
@@ -66,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

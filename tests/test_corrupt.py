@@ -103,6 +103,7 @@ def test_steps_are_cut_at_sentences_lines_and_then() -> None:
 @quick
 @given(prose, keys)
 @example("A. B. C.", "0")
+@example("and\n times. then the", "0")  # "and\n then the" would read as the steps "and" and "the"
 def test_a_dropped_step_leaves_the_others(plan: str, key: str) -> None:
     steps, _ = corrupt.segments(plan)
     new = corrupt.drop_step(plan, key)

@@ -30,7 +30,8 @@ from typing import Any
 from archive import pack
 from pool import DONE, Became, Unit, Work, run_units, say
 
-from triaxis.errors import UserError
+from triaxis.cli.options import numbers
+from triaxis.errors import UserError, script
 
 KINDS = ("prefix", "trust")
 LABELS: Mapping[str, str] = {"vote": "auto", "gold": "default"}  # label of a distillation -> its decoding regime
@@ -348,7 +349,7 @@ def plainly() -> None:
     executor.denoise = partial(executor.denoise, graphed=False)  # type: ignore[assignment]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=("all", *STUDIES))
     parser.add_argument("--size", choices=SIZES, default="full")
@@ -371,7 +372,7 @@ def main() -> None:
     size = SIZES[a.size]
     s = Setting(
         out=a.out.resolve(), size=size, n=a.n or size.n, executor=a.executor, task=a.task, changes=tuple(a.set),
-        seeds=size.seeds if a.seeds is None else tuple(int(x) for x in a.seeds.split(",")), collect=a.collect,
+        seeds=size.seeds if a.seeds is None else numbers(a.seeds), collect=a.collect,
         planners=size.planners if a.planners is None else tuple(p for p in a.planners.split(",") if p),
         conditions=tuple(c for c in a.conditions.split(",") if c) or size.conditions,
     )  # fmt: skip
@@ -385,10 +386,10 @@ def main() -> None:
         "processor seconds": round(used.ru_utime + used.ru_stime),
     }  # fmt: skip
     sys.stdout.write(json.dumps(told) + "\n")
-    sys.exit(1 if left else 0)
+    return 1 if left else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))
 elif __name__ == "__mp_main__":
     plainly()

@@ -9,6 +9,7 @@ a test forbids results typed into this file or its template. Knows no rows: what
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from triaxis import __version__, registry
+from triaxis.errors import script
 from triaxis.estimate import landscape
 from triaxis.estimate.audit import ClaimAudit, assumed_discordance, claim, parse_count
 from triaxis.estimate.claims import Published, from_paper
@@ -197,4 +199,4 @@ def _forest(rows: Sequence[tuple[str, ClaimAudit]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main))

@@ -121,13 +121,18 @@ def shuffle_steps(plan: str, key: str) -> str:
 
 
 def drop_step(plan: str, key: str) -> str:
-    """The plan without one of its steps; a plan of one step is unchanged."""
+    """The plan without one of its steps; a plan of one step is unchanged.
+
+    The break after the step goes with it. The one before it does where the step is the last, or where a next step that
+    begins with "then" would lose its first word to that break.
+    """
     steps, gaps = segments(plan)
     if len(steps) < 2:
         return plan
     k = int(random.Random(key).random() * len(steps))
-    gone = k + 1 if k < len(steps) - 1 else k  # the last step takes the break before it along
-    return _join(steps[:k] + steps[k + 1 :], gaps[:gone] + gaps[gone + 1 :])
+    rest = steps[:k] + steps[k + 1 :]
+    without = [_join(rest, gaps[:gone] + gaps[gone + 1 :]) for gone in ((k + 1, k) if k < len(rest) else (k,))]
+    return next((new for new in without if segments(new)[0] == rest), without[0])
 
 
 def negate(plan: str, key: str) -> str:

@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# No way between two GPUs, memory of a kind that cannot be shared, or a torch whose own functions have changed.
+UNABLE = (RuntimeError, AttributeError, TypeError, ValueError)
+
 
 def parts_of_all(mine: list[Tensor]) -> list[list[Tensor]] | None:
     """Every process's byte tensors, by place in `mine` and rank, readable here; None where any process cannot read.
@@ -25,14 +28,14 @@ def parts_of_all(mine: list[Tensor]) -> list[list[Tensor]] | None:
     parts: list[list[Tensor]] = [[] for _ in mine]
     try:
         said = json.dumps([handle_of(part) for part in mine])
-    except RuntimeError:  # memory that cannot be shared
+    except UNABLE:
         said = "[]"
     possible = torch.ones((), device=here)
     for rank, heard in enumerate(map(json.loads, exchange(said, here))):
         try:
             for k, part in enumerate(mine):
                 parts[k].append(part if rank == me else open_handle(heard[k], here))
-        except (RuntimeError, IndexError):  # no way between the two GPUs, or nothing that could be shared
+        except (*UNABLE, IndexError):  # the last: it had nothing that could be shared
             possible.zero_()
     dist.all_reduce(possible, dist.ReduceOp.MIN)
     return parts if possible else None
