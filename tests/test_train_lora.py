@@ -22,6 +22,7 @@ from triaxis.conditions import Prompt
 from triaxis.errors import UserError
 from triaxis.models.adapters import read_adapter
 from triaxis.models.targets import choose, linears, meant, pattern, resolve
+from triaxis.store import lock
 from triaxis.tasks.gradeschool import gradeschool
 from triaxis.train import fit as loop
 from triaxis.train.data import Dataset, Example, Span, answer_offset, collate, encode
@@ -228,6 +229,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     assert again.log == resumed.log
 
 
+def test_two_runs_do_not_train_into_one_folder(tiny: Executor, data: Dataset, tmp_path: Path) -> None:
+    """Processes outlive a launcher that is killed; the same command again must not write beside them."""
+    with lock(tmp_path / "x"), pytest.raises(UserError, match="x: another run is writing there; wait for it"):
+        fit(tiny, SMALL, data, tmp_path / "x")
+    assert [p.name for p in (tmp_path / "x").iterdir()] == [".lock"]
+    assert fit(tiny, replace(SMALL, steps=1), data, tmp_path / "x").stopped == "steps"
+
+
 def test_another_training_does_not_go_on_with_a_checkpoint(tiny: Executor, data: Dataset, tmp_path: Path) -> None:
     fit(tiny, replace(SMALL, steps=4), data, tmp_path)
     with pytest.raises(UserError, match=r"rate=0\.005, not 0\.1"):
@@ -321,7 +330,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_written(
 ) -> None:
     with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot write \(File too large\)"):
         fit(tiny, SMALL, data, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "log.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(s) for s in text.split(","))
     except ValueError:
         raise UserError(
-            f"--seed {text!r} is not a whole number or a comma-separated list of them, such as 0 or 0,1,2"
+            f"seed {text!r} is not a whole number or a comma-separated list of them, such as 0 or 0,1,2"
         ) from None
 
 

@@ -437,7 +437,7 @@ def _wal(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def lock(folder: Path) -> TextIO:
-    """An exclusive lock beside the store, held until closed; freed by the system when the process dies."""
+    """An exclusive lock on a folder, held until closed; freed by the system when the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("a")

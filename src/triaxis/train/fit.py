@@ -16,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from triaxis.limits import open_safetensors, parse_json, read_text
 from triaxis.models.adapters import replace_file, save_adapter, share, swap
 from triaxis.models.targets import choose, coverage
 from triaxis.sampling.executor import Executor
+from triaxis.store import lock
 from triaxis.streams import stream_key
 from triaxis.train.data import Batch, Dataset, collate
 from triaxis.train.loss import Masking, Scored, mask_batch, scored_loss
@@ -163,7 +165,8 @@ def fit(
 
     held: rows whose loss is taken under fixed masks every `recipe.every` steps; the adapter with the least is kept.
     probe: measures the executor then; a value "alarm" above 0 stops the run as collapsed. UserError for a checkpoint of
-    other training, a loss that is not a number, a full disk: what was written before is whole.
+    other training, another run at work in `out`, a loss that is not a number, a full disk: what was written before is
+    whole.
     sharded: each of several processes holds a part of the frozen weights. `executor` gives its weights up for it and
     cannot decode afterwards; so there can be no probe.
     tracker: also tell the log's lines to one of `trackers.TRACKERS`; "" is log.jsonl alone.
@@ -179,15 +182,16 @@ def fit(
     optimiser = torch.optim.AdamW(
         run.weights.values(), lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.decay, foreach=True
     )
-    at = _restore(run, optimiser)
-    if not at.stopped:
-        told = tracking(tracker if runner.main else "", out, recipe.card())
-        with told as track, torch.enable_grad(), torch.random.fork_rng(devices=runner.gpus):
-            objective = Objective(run.executor.checkpoint.network, run.data.mask)
-            if sharded:
-                shard(run.executor.checkpoint.network, executor.checkpoint.network)
-            _train(replace(run, track=track), objective, optimiser, at, note or (lambda *_: None))
-    return _finish(run, at)
+    with lock(out) if runner.main else nullcontext():
+        at = _restore(run, optimiser)
+        if not at.stopped:
+            told = tracking(tracker if runner.main else "", out, recipe.card())
+            with told as track, torch.enable_grad(), torch.random.fork_rng(devices=runner.gpus):
+                objective = Objective(run.executor.checkpoint.network, run.data.mask)
+                if sharded:
+                    shard(run.executor.checkpoint.network, executor.checkpoint.network)
+                _train(replace(run, track=track), objective, optimiser, at, note or (lambda *_: None))
+        return _finish(run, at)
 
 
 def _check_split(recipe: Recipe, runner: Alone, sharded: bool, probe: Probe | None) -> None:
